@@ -28,6 +28,10 @@ _INVISIBLE_MARKS: Final = re.compile(
 )
 # Letters and digits that are written from right to left, and so reorder their neighbours.
 _RIGHT_TO_LEFT: Final = frozenset({"R", "AL", "AN"})
+# Marks that are drawn over or under a character. No language puts more of them on one, and a tower
+# of them covers the lines above and below.
+_MARKS: Final = ("Mn", "Me")
+_MAX_MARKS: Final = 4
 # JSON escapes these, and text has them.
 _LINE_BREAKS: Final = frozenset("\n\r\t")
 _LETTERS: Final = ("L", "M", "N")
@@ -48,8 +52,9 @@ def exact_json(value: object) -> str:
     It is indented unless it is very long.
 
     Escaped are control and format characters, white space other than the space, characters that
-    nothing is drawn for, marks that are drawn over an ASCII character, all that is written from
-    right to left, and what is more than 16 spaces in a row. The result is JSON of the same value.
+    nothing is drawn for, marks that are drawn over an ASCII character and more than four of them on
+    another, all that is written from right to left, and what is more than 16 spaces in a row. The
+    result is JSON of the same value.
     :func:`warnings` names what is left.
     """
     text = json.dumps(value, ensure_ascii=False)
@@ -88,9 +93,10 @@ def _escaped(text: str) -> str:
 
 def _judged(run: re.Match[str]) -> Iterator[tuple[str, bool]]:
     """Yield each character of an unusual run, and whether it can be displayed as it is."""
-    before = run.string[max(0, run.start() - 1) : run.start()]
+    before, marks = run.string[max(0, run.start() - 1) : run.start()], 0
     for character in run[0]:
-        plain = _is_plain(character, before)
+        marks = marks + 1 if unicodedata.category(character) in _MARKS else 0
+        plain = marks <= _MAX_MARKS and _is_plain(character, before)
         yield character, plain
         before = character if plain else ""
 
@@ -101,7 +107,7 @@ def _is_plain(character: str, before: str) -> bool:
     if unicodedata.bidirectional(character) in _RIGHT_TO_LEFT:
         return False
     # A stroke or a ring over an ASCII digit makes another one of it, or of an escape.
-    return unicodedata.category(character) not in ("Mn", "Me") or not before.isascii()
+    return unicodedata.category(character) not in _MARKS or not before.isascii()
 
 
 def _escape(character: str) -> str:

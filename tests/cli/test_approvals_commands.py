@@ -353,6 +353,11 @@ def test_a_wrong_file_is_refused(office: Office, words: list[str], says: str) ->
         pytest.param("bob\ufe0f\u034f", r'"bob\ufe0f\u034f"', id="invisible marks"),
         pytest.param("\U000e0041\U000e0101", r'"\udb40\udc41\udb40\udd01"', id="tags"),
         pytest.param("9\u0336\u03360", r'"9\u0336\u03360"', id="strokes over a digit"),
+        pytest.param(
+            "\u00e9" + "\u0301" * 6,
+            '"\u00e9' + "\u0301" * 4 + r'\u0301\u0301"',
+            id="a tower of marks",
+        ),
         pytest.param("pay\u05d0 90", r'"pay\u05d0 90"', id="hebrew"),
         pytest.param("\u0669\u0660", r'"\u0669\u0660"', id="arabic digits"),
         pytest.param("a\u00a0b\u2003c\u2028d", r'"a\u00a0b\u2003c\u2028d"', id="spaces"),

@@ -180,6 +180,8 @@ function failed(title, text, again) {
 function displaySignIn(why) {
   page.abort();
   document.title = `Sign in · ${TITLE}`;
+  // The last sentence for screen readers may name somebody.
+  document.getElementById("polite").textContent = "";
   fill(root, signInView({ why, signedIn: start }));
   root.querySelector("input")?.focus();
 }

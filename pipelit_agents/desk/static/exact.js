@@ -118,6 +118,8 @@ const UNSEEN = /[\p{C}\p{Z}]/u;
 const RIGHT_TO_LEFT = /[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefe\u{10800}-\u{10fff}\u{1e800}-\u{1efff}]/u;
 const DRAWN_OVER = /[\p{Mn}\p{Me}]/u;
 const MANY_SPACES = 16;
+// No language puts more marks on a character, and a tower of them covers the lines around it.
+const MANY_MARKS = 4;
 
 /**
  * Split a text into characters, and say of each how it may be displayed.
@@ -128,9 +130,11 @@ const MANY_SPACES = 16;
 function* judged(text) {
   let before = "";
   let spaces = 0;
+  let marks = 0;
   for (const character of text) {
     spaces = character === " " ? spaces + 1 : 0;
-    const plain = spaces <= MANY_SPACES && isPlain(character, before);
+    marks = DRAWN_OVER.test(character) ? marks + 1 : 0;
+    const plain = spaces <= MANY_SPACES && marks <= MANY_MARKS && isPlain(character, before);
     yield { character, plain };
     before = plain ? character : "";
   }
