@@ -22,7 +22,7 @@ _MAX_INDENTED: Final = 50_000
 _UNUSUAL: Final = re.compile(r"[^ -~]+")
 
 # Printable by Python's rules, but a terminal draws nothing.
-_BLANK: Final = frozenset("\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0\U0001d159")
+_BLANK: Final = frozenset("\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0\ufffc\U0001d159")
 _INVISIBLE_MARKS: Final = re.compile(
     "[\u034f\u180b-\u180d\u180f\ufe00-\ufe0f\U000e0100-\U000e01ef]"
 )

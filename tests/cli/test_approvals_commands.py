@@ -349,7 +349,9 @@ def test_a_wrong_file_is_refused(office: Office, words: list[str], says: str) ->
         pytest.param("90\u2067\u2069", r'"90\u2067\u2069"', id="bidi isolate"),
         pytest.param("bo\u200bb\u200d\ufeff", r'"bo\u200bb\u200d\ufeff"', id="zero width"),
         pytest.param("bo\u00adb", r'"bo\u00adb"', id="soft hyphen"),
-        pytest.param("bob\u3164\u2800\uffa0", r'"bob\u3164\u2800\uffa0"', id="blank letters"),
+        pytest.param(
+            "bob\u3164\u2800\uffa0\ufffc", r'"bob\u3164\u2800\uffa0\ufffc"', id="blank letters"
+        ),
         pytest.param("bob\ufe0f\u034f", r'"bob\ufe0f\u034f"', id="invisible marks"),
         pytest.param("\U000e0041\U000e0101", r'"\udb40\udc41\udb40\udd01"', id="tags"),
         pytest.param("9\u0336\u03360", r'"9\u0336\u03360"', id="strokes over a digit"),

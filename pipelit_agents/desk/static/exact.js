@@ -111,7 +111,7 @@ export function fieldOf(node, name) {
 }
 
 // Printable by Unicode's rules, but nothing is drawn.
-const BLANK = /[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\u{1d159}\u{e0100}-\u{e01ef}]/u;
+const BLANK = /[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\ufffc\u{1d159}\u{e0100}-\u{e01ef}]/u;
 // Control, format, private and unassigned characters, halves of pairs, and unusual spaces.
 const UNSEEN = /[\p{C}\p{Z}]/u;
 // The blocks whose letters and digits are written from right to left.

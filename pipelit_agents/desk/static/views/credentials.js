@@ -50,7 +50,7 @@ export async function credentialsView({ params: { scope }, query, signal }) {
         { label: "Name", cell: (each) => h("a", { href: link(["credentials", scope, each.name]) }, chosen(each.name)) },
         { label: "Kind", cell: (each) => chosen(each.kind) },
         { label: "Secret", cell: (each) => h("span", { class: "mono" }, chosen(each.masked)) },
-        { label: "May be opened by", cell: (each) => (each.allow ? chosen(each.allow.join(", "), { none: "nobody" }) : h("span", { class: "quiet" }, "any account")) },
+        { label: "May be opened by", cell: (each) => (each.allow ? chosen(each.allow.join(", "), { none: "nobody" }) : h("span", { class: "quiet" }, each.readable === false ? "–" : "any account")) },
         { label: "Changed", cell: (each) => time(each.updated_at) },
       ],
     }),
@@ -77,7 +77,7 @@ function kindFilter(scope, kind) {
  * @param {string | null} kind
  */
 function emptyWords(scope, kind) {
-  if (kind) return `There is no credential of the kind “${kind}” here.`;
+  if (kind) return h("p", {}, "There is no credential of the kind ", chosen(kind), " here.");
   if (scope === "own") {
     return [
       h("p", {}, h("strong", {}, "You have no credentials of your own.")),
