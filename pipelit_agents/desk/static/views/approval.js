@@ -105,8 +105,10 @@ function answer(question) {
   const approveForm = form({
     fields: [codeField({ label: "Code to approve" })], submit: "Approve", busy: "Approving…",
     action: async ({ code }) => {
-      await act("POST", [...path, "approve"], { code, digest });
-      notice("You approved. The approval is for exactly these arguments, and can be used once.");
+      const { state } = await act("POST", [...path, "approve"], { code, digest });
+      notice(state === "pending"
+        ? "You approved. It isn't enough yet: others have to approve too."
+        : "You approved. The approval is for exactly these arguments, and can be used once.");
       refresh();
     },
   });
