@@ -614,6 +614,14 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "a_long_value_has_a_warning",
         ],
         "display": ["a_question_is_shown_whole_and_exactly"],
+        "static_files": ["whatever_is_approved_is_in_the_page_as_a_whole"],
+    },
+    "Displaying it takes time by its size, whatever its form": {
+        "approvals_commands": [
+            "a_deep_value_is_no_longer_than_it_is",
+            "the_beginning_of_a_value_is_escaped_and_cut",
+        ],
+        "desk_approvals": ["a_huge_question_stops_no_list"],
     },
     "`audit verify` counts every entry": {
         "audit_numbers": ["many_planted_numbers_are_counted_and_some_named"]

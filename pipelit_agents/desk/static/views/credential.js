@@ -92,8 +92,8 @@ function test(path, found) {
  * @param {string} masked
  */
 function namesOf(masked) {
-  if (!masked.includes("=")) return [];
-  return masked.split(", ").map((each) => each.slice(0, each.lastIndexOf("=")));
+  // A name may have a comma or an equals sign itself.
+  return [...masked.matchAll(/(.+?)=…(?:[^\s,]{4})?(?:, |$)/gsu)].map(([, name]) => name);
 }
 
 /** @param {{ outcome: keyof typeof OUTCOMES, reason: string, server: string, status: number | null }} found */
