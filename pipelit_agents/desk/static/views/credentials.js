@@ -50,7 +50,7 @@ export async function credentialsView({ params: { scope }, query, signal }) {
         { label: "Name", cell: (each) => h("a", { href: link(["credentials", scope, each.name]) }, chosen(each.name)) },
         { label: "Kind", cell: (each) => chosen(each.kind) },
         { label: "Secret", cell: (each) => h("span", { class: "mono" }, chosen(each.masked)) },
-        { label: "May be opened by", cell: (each) => (each.allow ? chosen(each.allow.join(", "), { none: "nobody" }) : h("span", { class: "quiet" }, each.readable === false ? "–" : "any account")) },
+        { label: "May be opened by", cell: (each) => (each.allow ? chosen(each.allow.join(", "), { none: "nobody" }) : h("span", { class: "quiet" }, "any account")) },
         { label: "Changed", cell: (each) => time(each.updated_at) },
       ],
     }),
