@@ -79,6 +79,15 @@ def _fingerprint(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
+def _why_ended(row: _KeyRow, now: float) -> str:
+    """Return why a genuine key isn't valid any more, or an empty string."""
+    if row.revoked_at is not None:
+        return "revoked key"
+    if row.expires_at is not None and row.expires_at <= now:
+        return "expired key"
+    return "" if row.active else "account inactive"
+
+
 def _require_key_id(key_id: object) -> None:
     if not isinstance(key_id, str) or key_id.startswith("plit_"):
         # The message doesn't repeat the input, which may be the key.
@@ -270,12 +279,8 @@ class ApiKeys(AccountService):
         reason = ""
         if row is None or not genuine:
             reason = "unknown key" if found else "malformed key"
-        elif row.revoked_at is not None:
-            reason = "revoked key"
-        elif row.expires_at is not None and row.expires_at <= now:
-            reason = "expired key"
-        elif not row.active:
-            reason = "account inactive"
+        else:
+            reason = _why_ended(row, now)
         who = row.username if row is not None and genuine else ""
         if reason or row is None:
             self.refusals.note(who, reason)
@@ -289,6 +294,27 @@ class ApiKeys(AccountService):
         return user_of(row)
 
     aauthenticate = off_the_loop(authenticate)
+
+    def holder_of_key(self, key_id: str) -> User:
+        """Return the account of an API key that :meth:`authenticate` accepted before, as it is now.
+
+        Ask it again where time has passed since then, such as before each part of a long answer.
+        Nothing is recorded, and a public id alone authenticates nobody.
+
+        Args:
+            key_id: The key's public id, the middle part of the key.
+
+        Raises:
+            AuthenticationError: The key was revoked or has expired, its account was deactivated, or
+                there is no such key.
+        """
+        _require_key_id(key_id)
+        rows = self._database.fetch(_READ_KEY, {"id": key_id})
+        if not rows or _why_ended(rows[0], self._clock()):
+            raise AuthenticationError
+        return user_of(rows[0])
+
+    aholder_of_key = off_the_loop(holder_of_key)
 
     def _insert_key(
         self,

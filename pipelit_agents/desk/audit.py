@@ -16,10 +16,10 @@ from pipelit_agents._threads import aside
 from pipelit_agents.audit.records import AuditEntry
 from pipelit_agents.audit.seals import AuditHead
 from pipelit_agents.desk.at_once import AtOnce
-from pipelit_agents.desk.callers import Caller, Home, permitted
+from pipelit_agents.desk.callers import Caller, Ended, Home, permitted, require_current
 from pipelit_agents.desk.fields import Answer, Moment, Request
 from pipelit_agents.desk.paging import DEFAULT_LIMIT, After, Limit, Page
-from pipelit_agents.desk.problems import library_input
+from pipelit_agents.desk.problems import Problem, library_input
 from pipelit_agents.desk.routes import DeskRoute
 from pipelit_agents.paging import Page as LibraryPage
 from pipelit_agents.pipelit import Pipelit
@@ -223,34 +223,34 @@ async def export_entries(home: Home, caller: AuditReader, filters: Filtered) -> 
     """Return all entries, in batches, from one transaction each. The audit records who got them.
 
     Entries that are written meanwhile are at the end; those of transactions that are still open
-    aren't among them.
+    aren't among them. When the caller's key or role ends, the answer is cut off.
     """
-    return _Export(home, caller.user.username, filters)
+    return _Export(home, caller, filters)
 
 
 class _Export(StreamingResponse):
     """An export; a bounded number of them runs at a time."""
 
-    def __init__(self, home: Pipelit, by: str, filters: Filters) -> None:
+    def __init__(self, home: Pipelit, caller: Caller, filters: Filters) -> None:
         headers = {"Content-Disposition": 'attachment; filename="audit.ndjson"'}
         super().__init__((), media_type=_NDJSON, headers=headers)
         self._home = home
-        self._by = by
+        self._caller = caller
         self._filters = filters
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it, or refuse it before it begins."""
-        home, filters = self._home, self._filters
+        home, caller, filters = self._home, self._caller, self._filters
         with EXPORTS.begin():
-            await home.audit.arecord_export(by=self._by, filters=filters.names)
+            await home.audit.arecord_export(by=caller.user.username, filters=filters.names)
             # What can't be read is an error, and not a document that ends early.
             first = await aside(partial(filters.page, home, None, BATCH, oldest_first=True))
-            self.body_iterator = _lines(home, filters, first)
+            self.body_iterator = _lines(home, caller, filters, first)
             await super().__call__(scope, receive, send)
 
 
 async def _lines(
-    home: Pipelit, filters: Filters, page: LibraryPage[AuditEntry]
+    home: Pipelit, caller: Caller, filters: Filters, page: LibraryPage[AuditEntry]
 ) -> AsyncIterator[bytes]:
     # No transaction is open between two batches, and the server asks for the next one only when
     # the client has taken this one. If the client goes, it asks for none.
@@ -258,7 +258,16 @@ async def _lines(
         yield b"".join(_line(each) for each in page)
         if page.next is None:
             return
-        page = await aside(partial(filters.page, home, page.next, BATCH, oldest_first=True))
+        page = await aside(_next, home, caller, filters, page.next)
+
+
+def _next(home: Pipelit, caller: Caller, filters: Filters, after: str) -> LibraryPage[AuditEntry]:
+    # A client may take hours for all of it.
+    try:
+        require_current(home, caller)
+    except Problem:
+        raise Ended from None
+    return filters.page(home, after, BATCH, oldest_first=True)
 
 
 def _line(entry: AuditEntry) -> bytes:

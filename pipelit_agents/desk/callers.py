@@ -20,6 +20,7 @@ from pydantic import SecretStr
 from pipelit_agents.accounts.models import User
 from pipelit_agents.accounts.permissions import ACTIONS, Action, may
 from pipelit_agents.desk.problems import Problem, unauthenticated
+from pipelit_agents.errors import AuthenticationError
 from pipelit_agents.pipelit import Pipelit
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "AnyCaller",
     "ApiKeyUsed",
     "Caller",
+    "Ended",
     "Home",
     "OperatorCaller",
     "PersonCaller",
@@ -35,6 +37,7 @@ __all__ = [
     "SetUp",
     "Visit",
     "permitted",
+    "require_current",
     "visit_of",
 ]
 
@@ -97,6 +100,27 @@ class Visit:
     def by_operator(self) -> bool:
         """Whether an operator calls."""
         return self.caller is not None and self.caller.role == "operator"
+
+
+class Ended(Exception):
+    """The caller's key or role has ended while an answer is being sent."""
+
+
+def require_current(home: Pipelit, caller: Caller) -> None:
+    """Require that a caller's key is still valid, and that the account is as it was.
+
+    Time has passed since the key was verified: a body arrived, a thread or the database was busy,
+    or a part of a long answer was sent. It waits for the database.
+
+    Raises:
+        Problem: The key has ended, or the account was changed meanwhile.
+    """
+    try:
+        now = home.users.holder_of_key(caller.key.id)
+    except AuthenticationError:
+        raise unauthenticated() from None
+    if now != caller.user:
+        raise Problem(403, "not-permitted", "your account was changed meanwhile: send this again")
 
 
 def note_visit(scope: Any, visit: Visit) -> None:
@@ -222,7 +246,8 @@ class SecondFactor:
         that may refuse the request.
 
         Raises:
-            Problem: The person has a second factor, and sent no code.
+            Problem: The person has a second factor, and sent no code; or the person's key has
+                ended since the request arrived.
             PipelitError: The code isn't accepted, as ``mfa.verify`` says.
         """
         person = self._caller.user.username
@@ -232,6 +257,8 @@ class SecondFactor:
             # The person's API key is verified, so failures count in the person's own lane.
             with self._home.acting_for(person):
                 self._home.mfa.verify(person, self._code.get_secret_value())
+        # All of this may have waited, and whoever revokes a stolen key believes it ended.
+        require_current(self._home, self._caller)
         self.confirmed = True
 
 

@@ -30,7 +30,15 @@ from pipelit_agents.desk.bodies import (
     replayed,
     require_json,
 )
-from pipelit_agents.desk.callers import CODE_HEADER, ApiKeyUsed, Caller, Visit, note_visit
+from pipelit_agents.desk.callers import (
+    CODE_HEADER,
+    ApiKeyUsed,
+    Caller,
+    Ended,
+    Visit,
+    note_visit,
+    require_current,
+)
 from pipelit_agents.desk.health import Readiness
 from pipelit_agents.desk.problems import (
     Problem,
@@ -118,6 +126,8 @@ class Guards:
             await answer.problem(problem, scope, receive)
         except PipelitError as error:
             await answer.problem(logged_problem_of(error, visit), scope, receive)
+        except Ended:
+            _LOG.warning("an answer was cut off, because its caller's key or role has ended")
         except _Stalled:
             _LOG.warning("a client took no part of its answer for %d seconds", _SEND_TIMEOUT)
         except Exception as error:
@@ -146,6 +156,8 @@ class Guards:
                 within=self._settings.receive_timeout,
             )
             send.unread = False
+            if visit.caller is not None:
+                await aside(require_current, self._home, visit.caller)
             try:
                 require_json(body)
             except Problem as problem:
