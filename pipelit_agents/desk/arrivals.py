@@ -6,7 +6,6 @@ import ipaddress
 import re
 from collections.abc import Iterable
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from starlette.types import Scope
 
@@ -31,6 +30,10 @@ _ONCE: Final = frozenset(
     {b"host", b"content-length", b"content-type", b"transfer-encoding", b"pipelit-code"}
 )
 _HOST: Final = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]{1,5})?\Z", re.IGNORECASE)
+# An address, or one with a port; without the zone of IPv6, which can be any text.
+_HOP: Final = re.compile(
+    r"(?:\[([0-9a-f:.]+)\](?::[0-9]+)?|([0-9.]+):[0-9]+|([0-9a-f:.]+))\Z", re.I
+)
 
 
 def route_path(scope: Any) -> str:
@@ -147,13 +150,11 @@ def _is_below(host: str, hosts: Iterable[str]) -> bool:
 
 def _address(text: str) -> str | None:
     """Return an address without its port, or None."""
-    text = text.strip()
-    for each in (text, urlsplit(f"//{text}").netloc.rpartition(":")[0] if ":" in text else ""):
-        try:
-            return str(ipaddress.ip_address(each.strip("[]")))
-        except ValueError:
-            continue
-    return None
+    found = _HOP.match(text.strip())
+    try:
+        return str(ipaddress.ip_address(found[1] or found[2] or found[3])) if found else None
+    except ValueError:
+        return None
 
 
 def _is_in(address: str, networks: Iterable[Network]) -> bool:

@@ -263,7 +263,9 @@ class _Answer:
         if self.status:
             return
         response = response_of(problem)
-        if self.unread and scope.get("http_version", "1.1").startswith("1"):
+        # What framing is refused, a proxy may have read otherwise: what follows isn't a request.
+        closes = self.unread or problem.slug == "bad-request"
+        if closes and scope.get("http_version", "1.1").startswith("1"):
             response.headers["Connection"] = "close"
         await response(scope, receive, self)
 
@@ -297,7 +299,7 @@ def _log_access(scope: Scope, visit: Visit, status: int, seconds: float) -> None
         "%s %s %s %s %d %.0fms",
         client[0] if client else "-",
         visit.caller.user.username if visit.caller else "-",
-        scope["method"],
+        scope["method"] if scope["method"] in METHODS else "-",
         _logged_path(scope, visit),
         status,
         seconds * 1000,

@@ -13,10 +13,12 @@ from typing import Any, Final
 
 from fastapi import FastAPI
 
+from pipelit_agents.bearer import source_of
 from pipelit_agents.desk.settings import PREFIX, DeskSettings
 from pipelit_agents.errors import ConfigurationError
 
 try:
+    import h11
     import uvicorn
     from uvicorn.protocols.http.h11_impl import H11Protocol
 except ModuleNotFoundError as missing:
@@ -24,12 +26,14 @@ except ModuleNotFoundError as missing:
         f"the desk command needs {missing.name}: pip install 'pipelit-agents[desk]'"
     ) from None
 
-__all__ = ["bounded_protocol", "is_loopback", "require_private", "serve"]
+__all__ = ["bounded_protocol", "is_loopback", "require_private", "serve", "server_config"]
 
 # Seconds that a connection may be idle between two requests.
 _IDLE_TIMEOUT: Final = 15
 # Seconds for requests that are being answered when the server is stopped.
 _SHUTDOWN_TIMEOUT: Final = 15
+# Seconds until a client has to have taken what was written.
+SEND_TIMEOUT: Final = 60.0
 # Bytes of a request's first lines; the guards answer above half of them.
 _MAX_HEAD: Final = 32_768
 # The part of all connections that one address may have.
@@ -55,24 +59,7 @@ def serve(
         port = listener.getsockname()[1]
         scheme = "http" if settings.ssl_certfile is None else "https"
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        config = uvicorn.Config(
-            app,
-            # h11 bounds the size of headers; uvicorn's other parser doesn't.
-            http=bounded_protocol(settings),
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            # The guards read what proxies send, and know who is one.
-            proxy_headers=False,
-            server_header=False,
-            limit_concurrency=settings.max_connections,
-            timeout_keep_alive=_IDLE_TIMEOUT,
-            timeout_graceful_shutdown=_SHUTDOWN_TIMEOUT,
-            h11_max_incomplete_event_size=_MAX_HEAD,
-            ssl_certfile=settings.ssl_certfile,
-            ssl_keyfile=settings.ssl_keyfile,
-        )
+        config = server_config(app, settings)
         server = _Server(config, lambda: started(f"{scheme}://{host}:{port}"))
         # uvicorn sends itself the signal again at its end, which would kill the process.
         before = {each: signal.signal(each, _ignore) for each in (signal.SIGTERM, signal.SIGINT)}
@@ -81,6 +68,29 @@ def serve(
         finally:
             for each, handler in before.items():
                 signal.signal(each, handler)
+
+
+def server_config(app: FastAPI, settings: DeskSettings) -> uvicorn.Config:
+    """Return how uvicorn serves the desk."""
+    return uvicorn.Config(
+        app,
+        # h11 bounds the size of headers; uvicorn's other parser doesn't.
+        http=bounded_protocol(settings),
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        # The guards read what proxies send, and know who is one.
+        proxy_headers=False,
+        server_header=False,
+        # uvicorn refuses from this number on.
+        limit_concurrency=settings.max_connections + 1,
+        timeout_keep_alive=_IDLE_TIMEOUT,
+        timeout_graceful_shutdown=_SHUTDOWN_TIMEOUT,
+        h11_max_incomplete_event_size=_MAX_HEAD,
+        ssl_certfile=settings.ssl_certfile,
+        ssl_keyfile=settings.ssl_keyfile,
+    )
 
 
 def require_private(settings: DeskSettings) -> None:
@@ -135,22 +145,27 @@ class _Server(uvicorn.Server):
 
 
 def bounded_protocol(settings: DeskSettings) -> type[asyncio.Protocol]:
-    """Return uvicorn's protocol with a time for headers, and a share of connections."""
+    """Return uvicorn's protocol with times for headers and answers, and a share of connections."""
     most, proxies = max(1, settings.max_connections // _SHARE), settings.proxies
     # Seconds from a connection, or from the first byte of a later request, to the end of its
     # headers.
     within = settings.receive_timeout
 
     class BoundedProtocol(H11Protocol):
+        source: str | None = None
         waiting: asyncio.TimerHandle | None = None
+        unsent: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
-            address = self.client[0] if self.client else ""
-            others = [each for each in self.connections if _address_of(each) == address]
-            if len(others) > most and not _is_proxy(address):
+            # An IPv6 network of one customer is one source.
+            self.source = source_of(self.client)
+            others = [each for each in self.connections if _source_of(each) == self.source]
+            if len(others) > most and not _is_proxy(self.client):
                 transport.abort()
                 return
+            # So that `pause_writing` is called for whatever the client doesn't take.
+            transport.set_write_buffer_limits(high=1, low=0)
             self._wait()
 
         def data_received(self, data: bytes) -> None:
@@ -160,9 +175,49 @@ def bounded_protocol(settings: DeskSettings) -> type[asyncio.Protocol]:
             else:
                 self._stop_waiting()
 
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            if self.transport.is_closing():
+                self._expect_reader()
+            elif self.conn.trailing_data[0] and self.cycle.response_complete:
+                # Bytes of the next request that came with those before.
+                self._wait()
+
+        def timeout_keep_alive_handler(self) -> None:
+            super().timeout_keep_alive_handler()
+            self._expect_reader()
+
+        def pause_writing(self) -> None:
+            self._expect_reader()
+            super().pause_writing()
+
+        def resume_writing(self) -> None:
+            if self.unsent is not None and not self.transport.is_closing():
+                self.unsent.cancel()
+                self.unsent = None
+            super().resume_writing()
+
+        def _expect_reader(self) -> None:
+            # A transport that is closed sends what is left first: to a client that takes nothing,
+            # forever.
+            if self.unsent is None:
+                self.unsent = self.loop.call_later(SEND_TIMEOUT, self.transport.abort)
+
         def connection_lost(self, exc: Exception | None) -> None:
             self._stop_waiting()
+            if self.unsent is not None:
+                self.unsent.cancel()
             super().connection_lost(exc)
+
+        def send_400_response(self, msg: str) -> None:
+            if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+                super().send_400_response(msg)
+            else:
+                # An answer is being sent or was sent, and another can't be.
+                self.transport.close()
+
+        def _unsupported_upgrade_warning(self) -> None:
+            """Don't log it: anybody may ask for another protocol, and the request is answered."""
 
         def _wait(self) -> None:
             if self.waiting is None:
@@ -179,14 +234,14 @@ def bounded_protocol(settings: DeskSettings) -> type[asyncio.Protocol]:
             if self.cycle is None or self.cycle.response_complete:
                 self.transport.abort()
 
-    def _is_proxy(address: str) -> bool:
+    def _is_proxy(client: tuple[str, int] | None) -> bool:
         with suppress(ValueError):
-            return any(ipaddress.ip_address(address) in network for network in proxies)
+            address = ipaddress.ip_address(client[0] if client else "")
+            return any(address in network for network in proxies)
         return False
 
     return BoundedProtocol
 
 
-def _address_of(connection: Any) -> str:
-    client = getattr(connection, "client", None)
-    return client[0] if client else ""
+def _source_of(connection: Any) -> str | None:
+    return getattr(connection, "source", None)

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -13,10 +14,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
+from unittest.mock import Mock
 
 import httpx
 import pytest
-import uvicorn
 from certificates import certify
 from command_line import typed
 from fastapi import FastAPI
@@ -24,8 +25,8 @@ from keeper import ends_with_us
 from uvicorn.server import ServerState
 
 from pipelit_agents import Keyring, Pipelit
-from pipelit_agents.desk import DeskSettings, make_app
-from pipelit_agents.desk.serving import bounded_protocol, serve
+from pipelit_agents.desk import DeskSettings, make_app, serving
+from pipelit_agents.desk.serving import serve, server_config
 from pipelit_agents.errors import ConfigurationError
 
 HEALTH = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -34,17 +35,9 @@ HEALTH = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
 @asynccontextmanager
 async def served(app: FastAPI, settings: DeskSettings) -> AsyncIterator[tuple[Any, set[Any]]]:
     """The protocol on a free port: its address, and its connections."""
-    config = uvicorn.Config(
-        app,
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        limit_concurrency=settings.max_connections,
-        timeout_keep_alive=60,
-        h11_max_incomplete_event_size=32_768,
-    )
+    config = server_config(app, settings)
     config.load()
-    made, state = cast(Any, bounded_protocol(settings)), ServerState()
+    made, state = cast(Any, config.http_protocol_class), ServerState()
     server = await asyncio.get_running_loop().create_server(
         lambda: made(config=config, server_state=state, app_state={}), "127.0.0.1", 0
     )
@@ -120,10 +113,102 @@ async def test_large_headers_are_answered(pipelit: Pipelit) -> None:
             writer.close()
 
 
+async def test_a_client_that_takes_nothing_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer that is complete but not taken keeps no connection, after the server closed it."""
+    monkeypatch.setattr(serving, "SEND_TIMEOUT", 0.05)
+    settings, close = DeskSettings(_env_file=None), [(b"connection", b"close")]
+    written, lost = asyncio.Event(), asyncio.Event()
+
+    async def large(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": close})
+        await send({"type": "http.response.body", "body": b"x" * 20_000_000})
+        written.set()
+
+    async with served(cast(FastAPI, large), settings) as (address, connections):
+        with socket.create_connection(address) as client:
+            client.sendall(HEALTH)
+            await written.wait()
+            (connection,) = connections
+            assert connection.transport.is_closing()
+            monkeypatch.setattr(connection, "connection_lost", lambda _: lost.set())
+            await asyncio.wait_for(lost.wait(), 20)
+
+
+async def test_what_isnt_http_fails_nowhere(
+    pipelit: Pipelit, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After an answer too, a stranger gets no traceback into the log, nor advice for operators."""
+    settings, failed = DeskSettings(_env_file=None), []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: failed.append(context))
+    post = HEALTH.replace(b"GET /health", b"POST /api/v1/users")[:-2]
+    async with served(make_app(pipelit, settings), settings) as (address, _):
+        for head, then in (
+            (HEALTH, b"\0\r\n\r\n"),
+            (post + b"Transfer-Encoding: chunked\r\n\r\n", b"zz\r\n"),
+            (post + b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n", b"zz\r\n"),
+        ):
+            reader, writer = await asyncio.open_connection(*address)
+            writer.write(head)
+            found = await reader.readuntil(b"}")
+            writer.write(then)
+            found += await answered(reader)
+            assert found.count(b"HTTP/1.1 ") == (2 if head is HEALTH else 1)
+            writer.close()
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(HEALTH[:-2] + b"Connection: upgrade, close\r\nUpgrade: websocket\r\n\r\n")
+        assert b"200 OK" in await answered(reader)
+        writer.close()
+    assert not failed
+    assert {each.getMessage() for each in caplog.records if each.name == "uvicorn.error"} == {
+        "Invalid HTTP request received."
+    }
+
+
+async def test_what_follows_a_refused_framing_is_no_request(
+    pipelit: Pipelit,
+) -> None:
+    """Where a proxy and the server may see different ends of a body, the connection ends."""
+    settings = DeskSettings(_env_file=None)
+    with_both = HEALTH.replace(b"GET", b"POST")[:-2] + b"Content-Length: 5\r\n"
+    with_both += b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+    async with served(make_app(pipelit, settings), settings) as (address, _):
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(with_both + HEALTH)
+        found = await answered(reader)
+        assert (found.count(b"HTTP/1.1 "), found.split(b" ")[1]) == (1, b"400")
+        writer.close()
+
+
+async def test_a_network_of_one_customer_is_one_source(pipelit: Pipelit) -> None:
+    """Whoever has many IPv6 addresses of one network has one share of the connections."""
+    settings = DeskSettings(max_connections=8, _env_file=None)
+    config = server_config(make_app(pipelit, settings), settings)
+    config.load()
+    state, aborted = ServerState(), []
+    for address in ("2001:db8::1", "2001:db8::2", "2001:db8::3", "2001:db8:0:1::1"):
+        transport = Mock(spec=asyncio.Transport)
+        transport.get_extra_info = {"peername": (address, 1), "sockname": ("::1", 1)}.get
+        protocol = cast(Any, config.http_protocol_class)(config, state, {})
+        protocol.connection_made(transport)
+        aborted.append(transport.abort.called)
+        protocol.connection_lost(None) if transport.abort.called else None
+    for each in list(state.connections):
+        each.connection_lost(None)
+    assert aborted == [False, False, True, False]
+
+
+async def test_all_connections_are_answered(pipelit: Pipelit) -> None:
+    """As many as the setting says, also if that is one."""
+    settings = DeskSettings(max_connections=1, _env_file=None)
+    async with served(make_app(pipelit, settings), settings) as (address, _):
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(HEALTH)
+        assert b"200 OK" in await reader.readuntil(b"}")
+        writer.close()
+
+
 def test_an_address_that_cant_be_listened_on(pipelit: Pipelit, tmp_path: Path) -> None:
     """The error names the address and how to choose another."""
-    import socket
-
     with socket.create_server(("127.0.0.1", 0)) as taken:
         settings = DeskSettings(_env_file=None, port=taken.getsockname()[1])
         with pytest.raises(ConfigurationError, match="--port"):
