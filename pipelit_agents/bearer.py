@@ -13,7 +13,7 @@ import logging
 import math
 import time
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from typing import Final
 
 from sqlalchemy import or_, select
@@ -310,23 +310,20 @@ class ApiKeyGate:
         await self._delay.wait(source)
         raise AuthenticationError
 
-    async def require(self, source: str, is_right: Callable[[], Awaitable[bool]]) -> None:
-        """Require another secret than a key, by the same budgets and delays.
+    async def require(self, source: str, is_right: Awaitable[bool]) -> None:
+        """Require another secret than a key, with the same delays.
 
         Args:
             source: The source of the request.
-            is_right: Looks the secret up.
+            is_right: Whether it is right. It is found out without a budget, so wrong ones have to
+                cost the database nothing.
 
         Raises:
             AuthenticationError: It isn't right; raised after a delay if the source keeps failing.
-            KeyNotLookedUp: The source, or all of them, sent too many wrong ones.
         """
-        if wait := self._budget.take(source, asyncio.get_running_loop().time()):
-            raise await self._refuse_without_lookup(source, wait)
-        if not await is_right():
+        if not await is_right:
             await self._delay.wait(source)
             raise AuthenticationError
-        self._budget.give_back(source)
 
     async def _refuse_without_lookup(self, source: str, wait: float) -> KeyNotLookedUp:
         self._accounts.users.refusals.count("not looked up")

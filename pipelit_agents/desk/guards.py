@@ -47,7 +47,7 @@ from pipelit_agents.desk.problems import (
     unauthenticated,
     unexpected,
 )
-from pipelit_agents.desk.set_up_token import is_set_up_token, may_be_set_up_token
+from pipelit_agents.desk.set_up_token import SetUpTokens, may_be_set_up_token
 from pipelit_agents.desk.settings import DeskSettings
 from pipelit_agents.errors import PipelitError
 from pipelit_agents.pipelit import Pipelit
@@ -107,6 +107,7 @@ class Guards:
         self._origins = frozenset(each.encode() for each in settings.cors_origins)
         self._gate = ApiKeyGate(home)
         self._readiness = Readiness(home)
+        self._set_up = SetUpTokens(home)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -178,7 +179,7 @@ class Guards:
         token, source = token_of(scope["headers"]), source_of(scope.get("client"))
         try:
             if path == SET_UP_PATH and may_be_set_up_token(token):
-                await self._gate.require(source, lambda: aside(is_set_up_token, self._home, token))
+                await self._gate.require(source, self._set_up.accept(token))
                 visit.sets_up = True
                 return
             user = await self._gate.user_of(token, source)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -80,6 +81,48 @@ def test_an_old_token_doesnt_come_again(empty: Pipelit) -> None:
     empty.users.deactivate("carol")
     assert not is_set_up_token(empty, token)
     assert token_of(empty) != token
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda home: home.users.set_role("bob", "member"),
+        lambda home: home.users.deactivate("bob"),
+    ],
+    ids=["another role", "deactivated"],
+)
+def test_a_token_of_an_old_log_doesnt_come_again(
+    empty: Pipelit, end: Callable[[Pipelit], object]
+) -> None:
+    """Nor where the operator was made of a member, at the shell, and is none any more."""
+    empty.users.create("bob", role="member")
+    token = token_of(empty)
+    empty.users.set_role("bob", "operator")
+    end(empty)
+    assert not is_set_up_token(empty, token)
+
+
+def test_guesses_dont_keep_the_right_token_out(empty: Pipelit) -> None:
+    """Whoever guesses tokens and keys, from the same address, delays only the own refusals."""
+    token, desk = token_of(empty), make_app(empty)
+    wrong = f"plit_setup_{'A' * 43}"
+
+    async def set_up() -> int:
+        transport = httpx.ASGITransport(desk)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+
+            async def send(sent: str) -> int:
+                headers = {"Authorization": f"Bearer {sent}"}
+                return (await client.post(f"{API}/setup", headers=headers)).status_code
+
+            guesses = [asyncio.create_task(send(wrong)) for _ in range(200)]
+            await asyncio.wait(guesses, return_when=asyncio.FIRST_COMPLETED)
+            status = await send(token)
+            for each in guesses:
+                each.cancel()
+            return status
+
+    assert asyncio.run(set_up()) == 200
 
 
 @pytest.mark.parametrize(
