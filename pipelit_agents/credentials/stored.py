@@ -62,6 +62,8 @@ __all__ = [
     "warnings_about",
 ]
 
+# How many parts of a secret are named.
+_MAX_NAMED_PARTS: Final = 100
 _MAX_KIND_LENGTH: Final = 64
 # Letters and digits in a row, as names and kinds have none: a key without a prefix.
 _LONG: Final = re.compile(
@@ -92,6 +94,7 @@ class CredentialInfo:
             ``db.password`` for a part of a connection string or a document.
         unsearched: The names of the parts that are not searched for: too short, too common, or not
             known to be secrets. Both are empty for a credential that an earlier version stored.
+            Of many parts, the first hundred are named, and how many more there are.
         person: Whose own credential it is; None for the shared one.
         readable: Whether a key decrypts it. If none does, ``masked`` says so, nothing is known of
             ``public`` and of the parts, and nobody may open it. It can be replaced and deleted.
@@ -553,7 +556,13 @@ def _hint(secrets: Stored, found: Described) -> str:
     if list(masks) == [DEFAULT_FIELD]:
         masked = masks[DEFAULT_FIELD]
     unsearched = (*found.short, *found.common, *found.public)
-    return json.dumps(_Hint(masked, found.searched, unsearched))
+    return json.dumps(_Hint(masked, _first(found.searched), _first(unsearched)))
+
+
+def _first(paths: Sequence[str]) -> tuple[str, ...]:
+    # A secret can have a part in each line, and a list has all that a page's secrets have.
+    more = len(paths) - _MAX_NAMED_PARTS
+    return (*paths[:_MAX_NAMED_PARTS], *([f"… and {more} more"] if more > 0 else []))
 
 
 def warnings_about(

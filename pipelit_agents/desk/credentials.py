@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any, Literal, Self, TypeAlias
@@ -39,6 +40,8 @@ _TEST_TIMEOUT = 10.0
 _TESTS = AtOnce(2, in_all=16, what="tests of credentials", retry_after=_TEST_TIMEOUT)
 _MAX_SECRET = 131_072
 _MAX_FIELDS = 32
+# Characters of JSON: a list shows a hundred of them.
+_MAX_PUBLIC = 16_384
 _MAX_ALLOWED = 100
 _OUT_OF_REACH = (
     "allow: members may name themselves and their own agents, and one of these names is another"
@@ -70,6 +73,12 @@ def _require_printable(text: str) -> str:
     if not text.isprintable():
         raise ValueError("must be printable characters")
     return text
+
+
+def _require_short(public: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    if len(json.dumps(public, ensure_ascii=False)) > _MAX_PUBLIC:
+        raise ValueError(f"must have at most {_MAX_PUBLIC:,} characters as JSON")
+    return public
 
 
 class Credential(Answer):
@@ -128,11 +137,13 @@ class CredentialToStore(Request):
         max_length=_MAX_FIELDS,
         description="Several secrets by name.",
     )
-    public: dict[str, JsonValue] | None = Field(
+    public: (
+        Annotated[dict[str, JsonValue], Field(max_length=100), AfterValidator(_require_short)]
+        | None
+    ) = Field(
         None,
-        max_length=100,
         description="Fields that aren't secret, such as `base_url`, `model` or `test_url`. They "
-        "are stored and listed in clear.",
+        "are stored and listed in clear. At most 16,384 characters as JSON.",
     )
     allow: list[UsernameInQuery] | None = Field(
         None,

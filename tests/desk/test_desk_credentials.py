@@ -57,6 +57,17 @@ def test_a_credential_is_stored_listed_and_deleted(operator: httpx.Client) -> No
         )
 
 
+def test_a_list_is_short_whatever_is_stored(member: httpx.Client) -> None:
+    """A member can't fill the server's memory with lists of what a large secret consists of."""
+    lines = stored(member, "own/lines", value="x\n" * 65_000)
+    assert lines.status_code == 201
+    assert len(lines.json()["unsearched"]) <= 101
+    assert lines.json()["unsearched"][-1] == "… and 64900 more"
+    assert len(member.get("/credentials", params={"scope": "own"}).content) < 10_000
+    large = stored(member, "own/large", public={"base_url": "https://" + "x" * 20_000})
+    assert (large.status_code, large.json()["errors"][0]["field"]) == (422, "body.public")
+
+
 @pytest.mark.parametrize(
     ("value", "masked"),
     [
