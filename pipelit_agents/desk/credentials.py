@@ -64,8 +64,6 @@ OnlyNew: TypeAlias = Annotated[
     Literal["*"] | None,
     Header(description="`*`: store it only if there is none of the name."),
 ]
-FieldName: TypeAlias = Annotated[str, Field(min_length=1, max_length=64)]
-SecretText: TypeAlias = Annotated[SecretStr, Field(min_length=1, max_length=_MAX_SECRET)]
 
 
 def _require_printable(text: str) -> str:
@@ -73,6 +71,13 @@ def _require_printable(text: str) -> str:
     if not text.isprintable():
         raise ValueError("must be printable characters")
     return text
+
+
+# It is named in warnings, which are logged.
+FieldName: TypeAlias = Annotated[
+    str, Field(min_length=1, max_length=64), AfterValidator(_require_printable)
+]
+SecretText: TypeAlias = Annotated[SecretStr, Field(min_length=1, max_length=_MAX_SECRET)]
 
 
 def _require_short(public: dict[str, JsonValue]) -> dict[str, JsonValue]:

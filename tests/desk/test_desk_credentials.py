@@ -57,6 +57,15 @@ def test_a_credential_is_stored_listed_and_deleted(operator: httpx.Client) -> No
         )
 
 
+@pytest.mark.parametrize(
+    "name", ["a\nERROR forged", "\x1b[2J", "\u202ex"], ids=["line", "escape", "bidi"]
+)
+def test_a_field_is_named_in_printable_characters(member: httpx.Client, name: str) -> None:
+    """Warnings name fields, and no member writes lines of her own into the server's log."""
+    answer = stored(member, "own/crm", value=None, fields={name: "short"})
+    assert (answer.status_code, answer.json()["errors"][0]["field"][:11]) == (422, "body.fields")
+
+
 def test_a_list_is_short_whatever_is_stored(member: httpx.Client) -> None:
     """A member can't fill the server's memory with lists of what a large secret consists of."""
     lines = stored(member, "own/lines", value="x\n" * 65_000)
