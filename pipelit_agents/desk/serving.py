@@ -9,12 +9,13 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
-from typing import Any, Final
+from typing import Any, Final, Literal, cast
 
 from fastapi import FastAPI
 
 from pipelit_agents.bearer import source_of
 from pipelit_agents.desk.settings import PREFIX, DeskSettings
+from pipelit_agents.desk.tls import behind_tls, tls_context
 from pipelit_agents.errors import ConfigurationError
 
 try:
@@ -72,10 +73,19 @@ def serve(
 
 def server_config(app: FastAPI, settings: DeskSettings) -> uvicorn.Config:
     """Return how uvicorn serves the desk."""
+    protocol: Callable[..., Any] = bounded_protocol(settings)
+    loop: Literal["auto", "asyncio"] = "auto"
+    if (context := tls_context(settings)) is not None:
+        protocol = behind_tls(
+            protocol, context, within=settings.receive_timeout, has_room=_room(settings)
+        )
+        # With uvloop, bytes that came with the connection would be read before the handshake.
+        loop = "asyncio"
     return uvicorn.Config(
         app,
         # h11 bounds the size of headers; uvicorn's other parser doesn't.
-        http=bounded_protocol(settings),
+        http=cast(type[asyncio.Protocol], protocol),
+        loop=loop,
         ws="none",
         lifespan="off",
         log_config=None,
@@ -88,8 +98,6 @@ def server_config(app: FastAPI, settings: DeskSettings) -> uvicorn.Config:
         timeout_keep_alive=_IDLE_TIMEOUT,
         timeout_graceful_shutdown=_SHUTDOWN_TIMEOUT,
         h11_max_incomplete_event_size=_MAX_HEAD,
-        ssl_certfile=settings.ssl_certfile,
-        ssl_keyfile=settings.ssl_keyfile,
     )
 
 
@@ -146,22 +154,20 @@ class _Server(uvicorn.Server):
 
 def bounded_protocol(settings: DeskSettings) -> type[asyncio.Protocol]:
     """Return uvicorn's protocol with times for headers and answers, and a share of connections."""
-    most, proxies = max(1, settings.max_connections // _SHARE), settings.proxies
+    has_room = _room(settings)
     # Seconds from a connection, or from the first byte of a later request, to the end of its
     # headers.
     within = settings.receive_timeout
 
     class BoundedProtocol(H11Protocol):
-        source: str | None = None
+        # Set when a connection is counted.
+        source: str
         waiting: asyncio.TimerHandle | None = None
         unsent: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
-            # An IPv6 network of one customer is one source.
-            self.source = source_of(self.client)
-            others = [each for each in self.connections if _source_of(each) == self.source]
-            if len(others) > most and not _is_proxy(self.client):
+            if not has_room(self, self.connections):
                 transport.abort()
                 return
             # So that `pause_writing` is called for whatever the client doesn't take.
@@ -234,14 +240,23 @@ def bounded_protocol(settings: DeskSettings) -> type[asyncio.Protocol]:
             if self.cycle is None or self.cycle.response_complete:
                 self.transport.abort()
 
-    def _is_proxy(client: tuple[str, int] | None) -> bool:
+    return BoundedProtocol
+
+
+def _room(settings: DeskSettings) -> Callable[[Any, Any], bool]:
+    """Return whether a connection may stay, which is one of all connections."""
+    most, proxies = max(1, settings.max_connections // _SHARE), settings.proxies
+
+    def is_proxy(client: tuple[str, int] | None) -> bool:
         with suppress(ValueError):
             address = ipaddress.ip_address(client[0] if client else "")
             return any(address in network for network in proxies)
         return False
 
-    return BoundedProtocol
+    def has_room(connection: Any, connections: Any) -> bool:
+        # An IPv6 network of one customer is one source.
+        source = connection.source = source_of(connection.client)
+        others = [each for each in connections if getattr(each, "source", None) == source]
+        return len(others) <= most or is_proxy(connection.client)
 
-
-def _source_of(connection: Any) -> str | None:
-    return getattr(connection, "source", None)
+    return has_room

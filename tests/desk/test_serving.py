@@ -207,6 +207,37 @@ async def test_all_connections_are_answered(pipelit: Pipelit) -> None:
         writer.close()
 
 
+async def test_a_handshake_is_bounded_too(pipelit: Pipelit, tmp_path: Path) -> None:
+    """Who begins no TLS has a share of the connections, and a time; others are answered."""
+    certificate = certify(tmp_path)
+    settings = DeskSettings(
+        max_connections=8, receive_timeout=0.2, ssl_certfile=certificate, _env_file=None
+    )
+    async with served(make_app(pipelit, settings), settings) as (address, connections):
+        silent = [await asyncio.open_connection(*address) for _ in range(4)]
+        # Two are refused at once, and two when their time is over.
+        ended = [asyncio.create_task(answered(reader)) for reader, _ in silent]
+        await asyncio.gather(*ended[2:])
+        assert len(connections) <= 2
+        assert await asyncio.gather(*ended) == [b""] * 4
+        trusted = ssl.create_default_context(cafile=str(certificate))
+        reader, writer = await asyncio.open_connection(
+            *address, ssl=trusted, server_hostname="localhost"
+        )
+        writer.write(HEALTH[:-2] + b"Connection: close\r\n\r\n")
+        assert b"200 OK" in await answered(reader)
+        for _, each in (*silent, (reader, writer)):
+            each.close()
+
+
+def test_a_certificate_that_cant_be_used(pipelit: Pipelit, tmp_path: Path) -> None:
+    """The error names the setting."""
+    (tmp_path / "wrong.pem").write_text("no certificate")
+    settings = DeskSettings(ssl_certfile=tmp_path / "wrong.pem", _env_file=None)
+    with pytest.raises(ConfigurationError, match="SSL_CERTFILE"):
+        server_config(make_app(pipelit, settings), settings)
+
+
 def test_an_address_that_cant_be_listened_on(pipelit: Pipelit, tmp_path: Path) -> None:
     """The error names the address and how to choose another."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
