@@ -307,6 +307,7 @@ class ApiKeys(AccountService):
         Raises:
             AuthenticationError: The key was revoked or has expired, its account was deactivated, or
                 there is no such key.
+            ApiKeyNotFound: It isn't an id, but a key.
         """
         _require_key_id(key_id)
         rows = self._database.fetch(_READ_KEY, {"id": key_id})

@@ -76,7 +76,7 @@ def behind_tls(
                     transport, self, context, server_side=True, ssl_handshake_timeout=within
                 )
             except OSError:
-                # Nobody is told: it isn't TLS, took too long, or the client went.
+                # It isn't TLS, took too long, or the client went: nothing to log.
                 secured = None
             finally:
                 known = self in self._connections

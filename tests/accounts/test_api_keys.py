@@ -238,3 +238,26 @@ def test_a_whole_key_given_for_its_id_is_not_repeated(pipelit: Pipelit, token: s
         assert token.split("_", 2)[2] not in str(caught.value)
         assert token.split("_")[1] not in str(caught.value)
     assert pipelit.users.authenticate(token)
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda home, key_id: home.users.revoke_api_key(key_id),
+        lambda home, key_id: home.users.deactivate("bob"),
+    ],
+    ids=["revoked", "deactivated"],
+)
+async def test_the_holder_of_a_key_is_known_while_it_is_valid(
+    pipelit: Pipelit, token: str, end: Any
+) -> None:
+    """By its public id, also for the twin; then, and of no key, the refusal is the usual one."""
+    key_id = token.split("_")[1]
+    assert pipelit.users.holder_of_key(key_id) == pipelit.users.get("bob")
+    assert await pipelit.users.aholder_of_key(key_id) == pipelit.users.get("bob")
+    end(pipelit, key_id)
+    for each in (key_id, "0" * 12):
+        with pytest.raises(AuthenticationError):
+            pipelit.users.holder_of_key(each)
+    with pytest.raises(ApiKeyNotFound):
+        pipelit.users.holder_of_key(token)
