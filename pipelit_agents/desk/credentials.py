@@ -38,6 +38,8 @@ Scope: TypeAlias = Literal["shared", "own"]
 _TEST_TIMEOUT = 10.0
 # How many tests run at a time: of one person, and of all. Each may wait for a hanging service.
 _TESTS = AtOnce(2, in_all=16, what="tests of credentials", retry_after=_TEST_TIMEOUT)
+# How many are stored at a time. Finding out what a large document consists of takes a processor.
+STORING = AtOnce(2, in_all=8, what="requests that store credentials", retry_after=1)
 _MAX_SECRET = 131_072
 _MAX_FIELDS = 32
 # Characters of JSON: a list shows a hundred of them.
@@ -284,20 +286,21 @@ def put_credential(
     is_new = not _exists(home, caller, scope, name)
     if if_none_match and not is_new:
         raise _exists_already(name)
-    factor.confirm()
     warned: list[Warning] = []
-    with _refusals("body"):
-        info = home.credentials.put(
-            name,
-            body.secrets,
-            kind=body.kind,
-            created_by=caller.user.username,
-            public=body.public,
-            allow=body.allow,
-            person=_person(caller, scope),
-            replace=not if_none_match,
-            on_warning=warned.append,
-        )
+    with STORING.begin(caller.user.username):
+        factor.confirm()
+        with _refusals("body"):
+            info = home.credentials.put(
+                name,
+                body.secrets,
+                kind=body.kind,
+                created_by=caller.user.username,
+                public=body.public,
+                allow=body.allow,
+                person=_person(caller, scope),
+                replace=not if_none_match,
+                on_warning=warned.append,
+            )
     response.status_code = 201 if is_new else 200
     # Which names there are is for operators.
     told = [

@@ -19,6 +19,7 @@ from pipelit_agents import CredentialTest, Keyring, Pipelit
 from pipelit_agents.credentials.store import Credentials
 from pipelit_agents.desk import DeskSettings, make_app
 from pipelit_agents.desk.at_once import AtOnce
+from pipelit_agents.desk.credentials import STORING
 from pipelit_agents.desk.problems import Problem
 
 SECRET = "crm-0123456789-abcdefghij"
@@ -64,6 +65,15 @@ def test_a_field_is_named_in_printable_characters(member: httpx.Client, name: st
     """Warnings name fields, and no member writes lines of her own into the server's log."""
     answer = stored(member, "own/crm", value=None, fields={name: "short"})
     assert (answer.status_code, answer.json()["errors"][0]["field"][:11]) == (422, "body.fields")
+
+
+def test_a_person_stores_two_at_a_time(operator: httpx.Client, member: httpx.Client) -> None:
+    """Large documents keep the processor from nobody else; what is refused spends no code."""
+    with STORING.begin("bob"), STORING.begin("bob"):
+        busy = stored(member, "own/crm")
+        assert (busy.status_code, busy.headers["retry-after"]) == (429, "1")
+        assert stored(operator, "own/crm").status_code == 201
+    assert stored(member, "own/crm").status_code == 201
 
 
 def test_a_list_is_short_whatever_is_stored(member: httpx.Client) -> None:
