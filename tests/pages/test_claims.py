@@ -1344,6 +1344,29 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
     "**API keys** are 256 random bits": {
         "api_keys": ["the_shape_of_a_key", "the_database_has_sha256_of_a_key_only"]
     },
+    "**The desk** asks for the caller's key": {
+        "ended_callers": [
+            "a_body_that_was_held_back_does_nothing",
+            "a_request_that_waited_for_a_code_does_nothing",
+            "an_export_ends_with_the_key",
+        ]
+    },
+    "One source (an IPv4 address": {
+        "serving": [
+            "a_client_that_takes_nothing_is_cut_off",
+            "a_handshake_is_bounded_too",
+            "a_network_of_one_customer_is_one_source",
+            "headers_have_a_time",
+            "one_address_hasnt_all_connections",
+        ],
+        "guards": ["a_body_has_a_size_and_a_time"],
+    },
+    "The token that makes the first operator": {
+        "set_up_token": [
+            "a_token_of_an_old_log_doesnt_come_again",
+            "an_old_token_doesnt_come_again",
+        ]
+    },
     "**Everything that decides is audited**": {
         "users": ["everything_that_decides_is_audited"],
         "spawn": ["every_outcome_is_audited"],
@@ -1356,6 +1379,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
 
 # Sentences among the promises that limit one, or send the reader elsewhere.
 LIMITS: Final = (
+    "What has begun to write ends",
     "A run for nobody can use many threads",
     "A text in the lead's conversation can still choose",
     "A password of ordinary words can't be told from a name",
