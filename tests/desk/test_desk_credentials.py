@@ -338,7 +338,8 @@ def test_of_racing_new_ones_one_is_stored(
     client_of: Callable[..., httpx.Client], desk_keys: dict[str, str], scope: str
 ) -> None:
     """Each of the others learns that it came too late."""
-    clients = [client_of(desk_keys["alice"]) for _ in range(4)]
+    # As many as one person may store at a time.
+    clients = [client_of(desk_keys["alice"]) for _ in range(2)]
 
     def send(index: int) -> tuple[int, int]:
         body = {"kind": "api", "value": f"racing-secret-000{index}"}
@@ -347,7 +348,7 @@ def test_of_racing_new_ones_one_is_stored(
 
     with ThreadPoolExecutor(len(clients)) as pool:
         answers = sorted(pool.map(send, range(len(clients))))
-    assert [status for status, _ in answers] == [201, 412, 412, 412]
+    assert [status for status, _ in answers] == [201, 412]
     found = clients[0].get(f"/credentials/{scope}/crm").json()
     assert found["masked"] == f"…000{answers[0][1]}"
 
