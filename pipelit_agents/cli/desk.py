@@ -29,6 +29,10 @@ def serve_desk(
     port: Annotated[
         int | None, typer.Option(help="The port to listen on; by default 8440.", min=0, max=65_535)
     ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(help="The number of processes; by default 1.", min=1, max=64),
+    ] = None,
     public_url: Annotated[
         str | None,
         typer.Option(help="The address by which people reach it, https://….", metavar="URL"),
@@ -62,6 +66,7 @@ def serve_desk(
     chosen: dict[str, Any] = {
         "host": host,
         "port": port,
+        "workers": workers,
         "public_url": public_url,
         "trusted_proxies": behind_proxy,
         "ssl_certfile": ssl_certfile,

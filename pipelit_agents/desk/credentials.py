@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Response
@@ -38,8 +38,10 @@ Scope: TypeAlias = Literal["shared", "own"]
 _TEST_TIMEOUT = 10.0
 # How many tests run at a time: of one person, and of all. Each may wait for a hanging service.
 _TESTS = AtOnce(2, in_all=16, what="tests of credentials", retry_after=_TEST_TIMEOUT)
-# How many are stored at a time. Finding out what a large document consists of takes a processor.
-STORING = AtOnce(2, in_all=8, what="requests that store credentials", retry_after=1)
+# How many large secrets are stored at a time. Finding out what a document consists of takes a
+# processor, and of a short one a millisecond.
+STORING = AtOnce(2, in_all=8, what="requests that store large secrets", retry_after=1)
+_LARGE_SECRET = 4_096
 _MAX_SECRET = 131_072
 _MAX_FIELDS = 32
 # Characters of JSON: a list shows a hundred of them.
@@ -171,6 +173,12 @@ class CredentialToStore(Request):
         """What is to be stored."""
         return self.fields if self.value is None else self.value  # type: ignore[return-value]
 
+    @property
+    def is_large(self) -> bool:
+        """Whether it takes long to find out what the secrets consist of."""
+        secrets = [self.value] if self.fields is None else self.fields.values()
+        return sum(len(each) for each in secrets if each is not None) > _LARGE_SECRET
+
 
 class CredentialTestRequest(Request):
     """How to test a credential."""
@@ -287,7 +295,7 @@ def put_credential(
     if if_none_match and not is_new:
         raise _exists_already(name)
     warned: list[Warning] = []
-    with STORING.begin(caller.user.username):
+    with STORING.begin(caller.user.username) if body.is_large else nullcontext():
         factor.confirm()
         with _refusals("body"):
             info = home.credentials.put(

@@ -7,7 +7,7 @@ import ipaddress
 import signal
 import socket
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from types import FrameType
 from typing import Any, Final, Literal, cast
 
@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from pipelit_agents.bearer import source_of
 from pipelit_agents.desk.settings import PREFIX, DeskSettings
 from pipelit_agents.desk.tls import behind_tls, tls_context
+from pipelit_agents.desk.workers import Workers, listen_for, require_forks
 from pipelit_agents.errors import ConfigurationError
 
 try:
@@ -56,19 +57,38 @@ def serve(
         ConfigurationError: The address can't be listened on, or would send keys in clear.
     """
     require_private(settings)
-    with _listening(settings) as listener:
-        port = listener.getsockname()[1]
+    require_forks(settings.workers)
+    with ExitStack() as stack:
+        listeners = _listening(settings)
+        for each in listeners:
+            stack.enter_context(each)
+        port = listeners[0].getsockname()[1]
         scheme = "http" if settings.ssl_certfile is None else "https"
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         config = server_config(app, settings)
-        server = _Server(config, lambda: started(f"{scheme}://{host}:{port}"))
-        # uvicorn sends itself the signal again at its end, which would kill the process.
-        before = {each: signal.signal(each, _ignore) for each in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            server.run(sockets=[listener])
-        finally:
-            for each, handler in before.items():
-                signal.signal(each, handler)
+
+        def ready() -> None:
+            started(f"{scheme}://{host}:{port}")
+
+        if settings.workers == 1:
+            _serve_on(listeners[0], _Server(config, ready))
+        else:
+            Workers(
+                lambda listener, is_ready, parent: _serve_on(
+                    listener, _Server(config, is_ready, parent)
+                ),
+                listeners,
+            ).run(ready)
+
+
+def _serve_on(listener: socket.socket, server: _Server) -> None:
+    # uvicorn sends itself the signal again at its end, which would kill the process.
+    before = {each: signal.signal(each, _ignore) for each in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        server.run(sockets=[listener])
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 def server_config(app: FastAPI, settings: DeskSettings) -> uvicorn.Config:
@@ -126,10 +146,11 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def _listening(settings: DeskSettings) -> socket.socket:
+def _listening(settings: DeskSettings) -> list[socket.socket]:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
-        return socket.create_server((settings.host, settings.port), family=family, backlog=_BACKLOG)
+        address = (settings.host, settings.port)
+        return listen_for(settings.workers, address, family, backlog=_BACKLOG)
     except OSError as error:
         raise ConfigurationError(
             f"the desk can't listen on {settings.host}, port {settings.port} "
@@ -143,13 +164,31 @@ def _ignore(number: int, frame: FrameType | None) -> None:
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, started: Callable[[], None]) -> None:
+    """A server that says when it has started.
+
+    Args:
+        config: How it serves.
+        started: Called when it accepts connections.
+        parent: A file descriptor that can be read once the process that started this one is gone,
+            which ends it too.
+    """
+
+    def __init__(
+        self, config: uvicorn.Config, started: Callable[[], None], parent: int | None = None
+    ) -> None:
         super().__init__(config)
         self._on_start = started
+        self._parent = parent
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        if self._parent is not None:
+            asyncio.get_running_loop().add_reader(self._parent, self._lose_parent, self._parent)
         self._on_start()
+
+    def _lose_parent(self, parent: int) -> None:
+        asyncio.get_running_loop().remove_reader(parent)
+        self.should_exit = True
 
 
 def bounded_protocol(settings: DeskSettings) -> type[asyncio.Protocol]:

@@ -51,6 +51,8 @@ class DeskSettings(BaseSettings):
         max_body_size: The maximum size of a request's body, in bytes.
         receive_timeout: How long a request's headers may take to arrive, and then its body, in
             seconds.
+        workers: The number of processes that the command ``desk`` serves with. The limits of
+            guessing, and of what runs at one time, are those of each process.
         max_connections: The maximum number of open connections of one process; more are answered
             with 503.
         debug: Whether error pages show details. The desk has none, so only false is accepted.
@@ -80,6 +82,7 @@ class DeskSettings(BaseSettings):
     ssl_keyfile: Path | None = None
     max_body_size: int = Field(262_144, ge=1_024, le=16_777_216)
     receive_timeout: float = Field(10.0, gt=0, le=300)
+    workers: int = Field(1, ge=1, le=64)
     max_connections: int = Field(500, ge=1, le=100_000)
     debug: bool = False
 

@@ -67,13 +67,21 @@ def test_a_field_is_named_in_printable_characters(member: httpx.Client, name: st
     assert (answer.status_code, answer.json()["errors"][0]["field"][:11]) == (422, "body.fields")
 
 
-def test_a_person_stores_two_at_a_time(operator: httpx.Client, member: httpx.Client) -> None:
+@pytest.mark.parametrize(
+    "large",
+    [{"value": "x" * 4_097}, {"value": None, "fields": {"a": "x" * 4_000, "b": "y" * 97}}],
+    ids=["one", "several"],
+)
+def test_a_person_stores_two_large_ones_at_a_time(
+    operator: httpx.Client, member: httpx.Client, large: dict[str, Any]
+) -> None:
     """Large documents keep the processor from nobody else; what is refused spends no code."""
     with STORING.begin("bob"), STORING.begin("bob"):
-        busy = stored(member, "own/crm")
+        busy = stored(member, "own/crm", **large)
         assert (busy.status_code, busy.headers["retry-after"]) == (429, "1")
-        assert stored(operator, "own/crm").status_code == 201
-    assert stored(member, "own/crm").status_code == 201
+        assert stored(operator, "own/crm", **large).status_code == 201
+        assert stored(member, "own/crm", value="x" * 4_096).status_code == 201
+    assert stored(member, "own/crm", **large).status_code == 200
 
 
 def test_a_list_is_short_whatever_is_stored(member: httpx.Client) -> None:
@@ -338,8 +346,7 @@ def test_of_racing_new_ones_one_is_stored(
     client_of: Callable[..., httpx.Client], desk_keys: dict[str, str], scope: str
 ) -> None:
     """Each of the others learns that it came too late."""
-    # As many as one person may store at a time.
-    clients = [client_of(desk_keys["alice"]) for _ in range(2)]
+    clients = [client_of(desk_keys["alice"]) for _ in range(4)]
 
     def send(index: int) -> tuple[int, int]:
         body = {"kind": "api", "value": f"racing-secret-000{index}"}
@@ -348,7 +355,7 @@ def test_of_racing_new_ones_one_is_stored(
 
     with ThreadPoolExecutor(len(clients)) as pool:
         answers = sorted(pool.map(send, range(len(clients))))
-    assert [status for status, _ in answers] == [201, 412]
+    assert [status for status, _ in answers] == [201, 412, 412, 412]
     found = clients[0].get(f"/credentials/{scope}/crm").json()
     assert found["masked"] == f"…000{answers[0][1]}"
 

@@ -337,6 +337,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=500, help="requests a second")
     parser.add_argument("--clients", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=20)
+    parser.add_argument("--workers", type=int, default=2, help="processes of the desk")
     parser.add_argument("--postgres", action="store_true", help="the accounts in PostgreSQL")
     given = parser.parse_args()
     with ExitStack() as stack:
@@ -347,7 +348,9 @@ def main() -> None:
             postgres = stack.enter_context(PostgresServer(Path(files)))
             postgres.start()
             database_url = postgres.url()
-        desk = DeskServer(folder, database_url=database_url)
+        desk = DeskServer(
+            folder, database_url=database_url, PIPELIT_DESK_WORKERS=str(given.workers)
+        )
         with desk.pipelit() as pipelit:
             pipelit.create_schema()
             calls = people(pipelit)

@@ -119,16 +119,21 @@ class DeskServer:
 
     @property
     def memory(self) -> int:
-        """How much memory it has, bytes."""
-        assert self._process
-        return int(psutil.Process(self._process.pid).memory_info().rss)
+        """How much memory its processes have, bytes."""
+        return sum(int(each.memory_info().rss) for each in self.processes)
 
     @property
     def cpu(self) -> float:
-        """How much CPU time it has used, seconds."""
+        """How much CPU time its processes have used, seconds."""
+        used = [each.cpu_times() for each in self.processes]
+        return sum(each.user + each.system for each in used)
+
+    @property
+    def processes(self) -> list[psutil.Process]:
+        """Its process, and those that it has started."""
         assert self._process
-        used = psutil.Process(self._process.pid).cpu_times()
-        return used.user + used.system
+        first = psutil.Process(self._process.pid)
+        return [first, *first.children()]
 
     def kill(self) -> None:
         """End it at once, as the kernel does that runs out of memory."""
