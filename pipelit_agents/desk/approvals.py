@@ -13,7 +13,7 @@ from pipelit_agents.desk.callers import Caller, Home, PersonCaller, permitted
 from pipelit_agents.desk.fields import Answer, Code, Moment, Request
 from pipelit_agents.desk.paging import DEFAULT_LIMIT, After, Limit, Page
 from pipelit_agents.desk.problems import Problem, library_input
-from pipelit_agents.desk.routes import DeskRoute
+from pipelit_agents.desk.routes import DeskRoute, takes_long
 from pipelit_agents.errors import ApprovalNotFound, NotPermitted
 from pipelit_agents.exact import exact_json, exact_line, warnings
 from pipelit_agents.pipelit import Pipelit
@@ -158,6 +158,7 @@ class Answered(Answer):
 
 
 @router.get("", summary="List the questions for you")
+@takes_long
 def list_questions(
     home: Home, caller: PersonCaller, limit: Limit = DEFAULT_LIMIT, after: After = None
 ) -> Page[QuestionBrief]:
@@ -168,6 +169,7 @@ def list_questions(
 
 
 @router.get("/register", summary="List all questions")
+@takes_long
 def list_register(
     home: Home, caller: RegisterReader, limit: Limit = DEFAULT_LIMIT, after: After = None
 ) -> Page[QuestionBrief]:
@@ -178,6 +180,7 @@ def list_register(
 
 
 @router.get("/{id}", summary="Get a question")
+@takes_long
 def get_question(home: Home, caller: PersonCaller, identifier: Identifier) -> Question:
     """Return a question with exactly what is asked.
 

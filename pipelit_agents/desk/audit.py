@@ -20,7 +20,7 @@ from pipelit_agents.desk.callers import Caller, Ended, Home, permitted, require_
 from pipelit_agents.desk.fields import Answer, Moment, Request
 from pipelit_agents.desk.paging import DEFAULT_LIMIT, After, Limit, Page
 from pipelit_agents.desk.problems import Problem, library_input
-from pipelit_agents.desk.routes import DeskRoute
+from pipelit_agents.desk.routes import DeskRoute, takes_long
 from pipelit_agents.paging import Page as LibraryPage
 from pipelit_agents.pipelit import Pipelit
 
@@ -281,6 +281,7 @@ def get_head(home: Home, caller: AuditReader) -> Head:
 
 
 @router.post("/verify", summary="Verify the trail")
+@takes_long
 def verify_trail(home: Home, caller: AuditVerifier, body: Verify | None = None) -> Report:
     """Verify the whole trail against its seals. One verification runs at a time in a process.
 

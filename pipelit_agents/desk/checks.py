@@ -14,7 +14,7 @@ from pydantic import Field
 from pipelit_agents.desk.at_once import AtOnce
 from pipelit_agents.desk.callers import Caller, Home, permitted
 from pipelit_agents.desk.fields import Answer
-from pipelit_agents.desk.routes import DeskRoute
+from pipelit_agents.desk.routes import DeskRoute, takes_long
 from pipelit_agents.operations.deployment_checks import Check
 from pipelit_agents.operations.key_rotation import KeyStatus
 from pipelit_agents.pipelit import Pipelit
@@ -123,6 +123,7 @@ def latest_checks(home: Pipelit, *, deploy: bool) -> Sequence[Check]:
 
 
 @router.get("/checks", summary="Check the deployment")
+@takes_long
 def list_checks(
     home: Home,
     caller: CheckReader,
@@ -139,6 +140,7 @@ def list_checks(
 
 
 @router.get("/encryption-keys", summary="Count values by key")
+@takes_long
 def get_encryption_keys(home: Home, caller: KeyReader) -> EncryptionKeys:
     """Return how many values are under which encryption key, without the keys.
 

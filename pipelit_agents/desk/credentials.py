@@ -18,7 +18,7 @@ from pipelit_agents.desk.callers import Caller, Home, PersonCaller, Sensitive
 from pipelit_agents.desk.fields import USERNAME_PATTERN, Answer, Moment, Request, UsernameInQuery
 from pipelit_agents.desk.paging import DEFAULT_LIMIT, After, Limit, Page
 from pipelit_agents.desk.problems import Problem, library_input
-from pipelit_agents.desk.routes import DeskRoute
+from pipelit_agents.desk.routes import DeskRoute, takes_long
 from pipelit_agents.errors import (
     AccountError,
     CredentialError,
@@ -271,6 +271,7 @@ def get_credential(home: Home, caller: Reader, scope: ScopeInPath, name: NameInP
         412: {},
     },
 )
+@takes_long
 def put_credential(
     home: Home,
     caller: Changer,

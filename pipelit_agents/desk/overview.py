@@ -14,7 +14,7 @@ from pipelit_agents.desk.api_keys import ApiKey
 from pipelit_agents.desk.callers import Home, PersonCaller
 from pipelit_agents.desk.checks import CheckResult, latest_checks
 from pipelit_agents.desk.fields import Answer, Moment
-from pipelit_agents.desk.routes import DeskRoute
+from pipelit_agents.desk.routes import DeskRoute, takes_long
 
 __all__ = ["router"]
 
@@ -59,6 +59,7 @@ class Overview(Answer):
 
 
 @router.get("/overview", summary="What needs attention")
+@takes_long
 def get_overview(home: Home, caller: PersonCaller) -> Overview:
     """Return what needs the caller's attention."""
     name, everything = caller.user.username, caller.role == "operator"

@@ -26,7 +26,7 @@ _LOG: Final = logging.getLogger(__name__)
 # Seconds. A worker that ends sooner after its start is started again later, and not forever.
 _SHORT_LIFE: Final = 5.0
 _MAX_SHORT_LIVES: Final = 5
-_RESTART_DELAY: Final = 1.0
+RESTART_DELAY: Final = 1.0
 _STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -164,7 +164,7 @@ class Workers:
             self._stop_all()
             return
         if self._short_lives:
-            time.sleep(_RESTART_DELAY)
+            time.sleep(RESTART_DELAY)
         if not self._stopping:
             self._start(worker.number)
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from importlib import import_module
 from pkgutil import iter_modules
 
 import httpx
 import pytest
-from fastapi import APIRouter
+from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
 
 from pipelit_agents import Pipelit, desk
-from pipelit_agents.desk.routes import DeskRoute
+from pipelit_agents.desk.routes import DeskRoute, takes_long
 
 
 def routes() -> list[APIRoute]:
@@ -43,3 +44,32 @@ def test_an_endpoint_does_not_block_the_event_loop(
     assert operator.get("/users").status_code == 200
     assert ran
     assert threading.current_thread() not in ran
+
+
+async def test_short_requests_wait_for_no_long_ones() -> None:
+    """However many long ones wait, each kind has threads of its own."""
+    router = APIRouter(route_class=DeskRoute)
+    begun, end = threading.Semaphore(0), threading.Event()
+
+    @router.get("/long")
+    @takes_long
+    def long() -> str:
+        begun.release()
+        end.wait(30)
+        return "long"
+
+    @router.get("/short")
+    def short() -> str:
+        return "short"
+
+    app = FastAPI()
+    app.include_router(router)
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+        waiting = [asyncio.create_task(client.get("/long")) for _ in range(20)]
+        assert await asyncio.to_thread(begun.acquire, timeout=30)
+        try:
+            assert (await asyncio.wait_for(client.get("/short"), 30)).json() == "short"
+        finally:
+            end.set()
+        assert {(await each).json() for each in waiting} == {"long"}

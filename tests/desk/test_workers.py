@@ -73,7 +73,7 @@ def test_processes_that_end_at_once_arent_started_forever(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What keeps them from serving would keep the next ones too."""
-    monkeypatch.setattr("pipelit_agents.desk.workers._RESTART_DELAY", 0.0)
+    monkeypatch.setattr("pipelit_agents.desk.workers.RESTART_DELAY", 0.0)
 
     def ends(listener: object, ready: Callable[[], None], parent: int) -> None:
         os._exit(3)
