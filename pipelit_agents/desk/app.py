@@ -91,6 +91,20 @@ class Desk(FastAPI):
         self.router.routes.append(_Guarded(guarded))
         # Alone, it also answers what isn't there.
         self.router.default = guarded
+        self._guarded = guarded
+        self._own = len(self.router.routes)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, directly unless somebody has added routes or middleware."""
+        if scope["type"] == "http" and self._is_untouched:
+            await self._guarded(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+    @property
+    def _is_untouched(self) -> bool:
+        extended = self.user_middleware or self.root_path
+        return not extended and len(self.router.routes) == self._own
 
     def openapi(self) -> dict[str, Any]:
         """Return the description of the endpoints."""

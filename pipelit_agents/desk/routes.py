@@ -18,7 +18,7 @@ R = TypeVar("R")
 
 # How many requests of an event loop work at a time, the short ones and the long ones. Most of the
 # work needs Python's lock, so more threads would only take it from each other and from the loop.
-_THREADS: Final = 8
+_THREADS: Final = 4
 _SHORT: Final[RunVar[CapacityLimiter]] = RunVar("pipelit_agents.desk.short")
 _LONG: Final[RunVar[CapacityLimiter]] = RunVar("pipelit_agents.desk.long")
 _LONG_ENDPOINTS: Final[set[Callable[..., Any]]] = set()
