@@ -12,12 +12,12 @@ from pipelit_agents.desk.fields import (
     Answer,
     KeyId,
     KeyName,
-    Moment,
     NewExpiry,
     OnceShown,
     Request,
     UsernameInPath,
 )
+from pipelit_agents.desk.me import OwnKey
 from pipelit_agents.desk.paging import DEFAULT_LIMIT, After, Limit, Page
 from pipelit_agents.desk.problems import library_input
 from pipelit_agents.desk.routes import DeskRoute
@@ -29,21 +29,11 @@ __all__ = ["ApiKey", "router"]
 router = APIRouter(tags=["API keys"], route_class=DeskRoute)
 
 
-class ApiKey(Answer):
+class ApiKey(OwnKey):
     """A description of an API key, without the key."""
 
-    id: str = Field(description="The key's public id.", examples=["0123456789ab"])
-    name: str = Field(description="The key's name.", examples=["laptop"])
-    masked: str = Field(description="`…` and the key's last four characters.", examples=["…x7Qz"])
-    created_at: Moment
-    expires_at: datetime | None = Field(
-        description="The time from which it isn't accepted, UTC; null without one."
-    )
     revoked_at: datetime | None = Field(
         description="The time of its revocation, UTC; null without one."
-    )
-    last_used_at: datetime | None = Field(
-        description="The time of its last use to within a minute, UTC; null without one."
     )
 
 

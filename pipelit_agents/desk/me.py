@@ -7,14 +7,12 @@ from datetime import datetime
 from fastapi import APIRouter
 from pydantic import Field
 
-from pipelit_agents.accounts.models import ApiKeyInfo
-from pipelit_agents.accounts.second_factor import MfaStatus
 from pipelit_agents.desk.callers import AnyCaller, Home
 from pipelit_agents.desk.fields import Answer, Moment
 from pipelit_agents.desk.routes import DeskRoute
 from pipelit_agents.desk.users import Account
 
-__all__ = ["router"]
+__all__ = ["OwnKey", "router"]
 
 router = APIRouter(tags=["me"], route_class=DeskRoute)
 
@@ -30,7 +28,7 @@ class OwnSecondFactor(Answer):
 
 
 class OwnKey(Answer):
-    """The API key of this request, without the key."""
+    """A description of an API key, without the key."""
 
     id: str = Field(description="The key's public id.", examples=["0123456789ab"])
     name: str = Field(description="The key's name.", examples=["first key"])
@@ -40,7 +38,7 @@ class OwnKey(Answer):
         description="The time from which it isn't accepted, UTC; null without one."
     )
     last_used_at: datetime | None = Field(
-        description="The time of its last use to within a minute, UTC."
+        description="The time of its last use to within a minute, UTC; null without one."
     )
 
 
@@ -58,23 +56,6 @@ def get_me(home: Home, caller: AnyCaller) -> Me:
     factor = home.mfa.status(user.username) if user.kind == "human" else None
     return Me(
         **Account.model_validate(user).model_dump(),
-        second_factor=None if factor is None else _factor(factor),
-        key=_key(home.users.get_api_key(caller.key.id)),
-    )
-
-
-def _factor(status: MfaStatus) -> OwnSecondFactor:
-    return OwnSecondFactor(
-        on=status.on, pending=status.pending, recovery_codes=status.recovery_codes
-    )
-
-
-def _key(info: ApiKeyInfo) -> OwnKey:
-    return OwnKey(
-        id=info.id,
-        name=info.name,
-        masked=info.masked,
-        created_at=info.created_at,
-        expires_at=info.expires_at,
-        last_used_at=info.last_used_at,
+        second_factor=None if factor is None else OwnSecondFactor.model_validate(factor),
+        key=OwnKey.model_validate(home.users.get_api_key(caller.key.id)),
     )
