@@ -81,7 +81,7 @@ FOUND = {
     "username", "name", "agent", "owner", "verifier", "prover", "parent", "peer", "audience",
     "key_id", "id", "approvers", "approval", "digest", "person", "lane", "reference", "references",
     "relation", "answer_relation", "domain", "subject", "actor", "kind", "action", "outcome",
-    "prefix", "asked_by",
+    "prefix", "asked_by", "after", "root_owner",
 }  # fmt: skip
 # What is only written down. An ordinary person's number may look like a code, so that is kept.
 LABELS = {"by", "created_by", "purpose", "allow", "public"}
@@ -109,6 +109,8 @@ OTHER = {
     "environ": "an environment",
     "clear_metadata": "names of fields, in code",
     "thread": "LangGraph's id of a thread, stored as it is",
+    "filters": "names of filters, in code",
+    "on_warning": "a function",
 }
 NEW = {
     ("users", "create", "username"),

@@ -108,6 +108,12 @@ def test_the_tools_block_names_the_tools(prepared: Path) -> None:
     assert run(PYTHON[6], prepared).strip() == names
 
 
+@pytest.mark.process
+def test_the_desks_block_makes_the_application(prepared: Path) -> None:
+    """It is made of the folder's settings."""
+    assert run(PYTHON[7], prepared).strip() == "pipelit-agents desk"
+
+
 def test_each_use_is_short() -> None:
     """The uses take less than fifteen lines of code each."""
     for code in PYTHON[1:]:
@@ -128,6 +134,7 @@ def test_every_page_that_has_code_has_a_test_that_runs_it() -> None:
         "operations.md": "test_operations.py",
         "shared-database.md": "test_host_migrations.py",
         "testing.md": "test_testing_page.py",
+        "desk.md": "test_desk_page.py",
     }
     shown = {
         "deployment.md": "set-up of servers",
@@ -142,7 +149,7 @@ def test_every_page_that_has_code_has_a_test_that_runs_it() -> None:
 
 def test_every_block_is_run() -> None:
     """A block that is added to the README must be run by a test here."""
-    assert len(PYTHON) == 7
+    assert len(PYTHON) == 8
 
 
 def test_links_inside_the_repository_lead_somewhere() -> None:
