@@ -194,7 +194,8 @@ def only(*roles: str) -> Callable[[Caller], Coroutine[Any, Any, Caller]]:
 
     async def caller(caller: Caller = asked) -> Caller:
         if caller.role not in roles:
-            raise Problem(403, "not-permitted", f"this is for {named}, and you are {caller.role}")
+            detail = f"this is for {named}, and your role is {caller.role}"
+            raise Problem(403, "not-permitted", detail)
         return caller
 
     return caller
@@ -265,7 +266,7 @@ class SecondFactor:
 async def _person(caller: AnyCaller) -> Caller:
     # `PersonCaller` would add its roles to those of the endpoint in the API's description.
     if caller.role == "agent":
-        raise Problem(403, "not-permitted", "this is for people, and you are agent")
+        raise Problem(403, "not-permitted", "this is for people, and your role is agent")
     return caller
 
 
