@@ -60,8 +60,9 @@ def serve_desk(
     with which the first one is made.
     """
     from pipelit_agents import Pipelit
+    from pipelit_agents.credentials.http_auth import is_loopback
     from pipelit_agents.desk import DeskSettings, make_app
-    from pipelit_agents.desk.serving import is_loopback, serve
+    from pipelit_agents.desk.serving import serve
 
     chosen: dict[str, Any] = {
         "host": host,

@@ -14,6 +14,7 @@ from typing import Any, Final, Literal, cast
 from fastapi import FastAPI
 
 from pipelit_agents.bearer import source_of
+from pipelit_agents.credentials.http_auth import is_loopback
 from pipelit_agents.desk.settings import PREFIX, DeskSettings
 from pipelit_agents.desk.tls import behind_tls, tls_context
 from pipelit_agents.desk.workers import Workers, listen_for, require_forks
@@ -28,7 +29,7 @@ except ModuleNotFoundError as missing:
         f"the desk command needs {missing.name}: pip install 'pipelit-agents[desk]'"
     ) from None
 
-__all__ = ["bounded_protocol", "is_loopback", "require_private", "serve", "server_config"]
+__all__ = ["bounded_protocol", "require_private", "serve", "server_config"]
 
 # Seconds that a connection may be idle between two requests.
 _IDLE_TIMEOUT: Final = 15
@@ -134,16 +135,6 @@ def require_private(settings: DeskSettings) -> None:
         f"{PREFIX}SSL_CERTFILE and {PREFIX}SSL_KEYFILE (--ssl-certfile, --ssl-keyfile); or, if a "
         f"proxy before the desk does TLS, its address in {PREFIX}TRUSTED_PROXIES (--behind-proxy)"
     )
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether only this machine reaches an address."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _listening(settings: DeskSettings) -> list[socket.socket]:

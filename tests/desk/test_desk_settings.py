@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from pipelit_agents.credentials.http_auth import is_loopback
 from pipelit_agents.desk import DeskSettings
-from pipelit_agents.desk.serving import is_loopback, require_private
+from pipelit_agents.desk.serving import require_private
 from pipelit_agents.errors import ConfigurationError
 
 P = "PIPELIT_DESK_"

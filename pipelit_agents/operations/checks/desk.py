@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Mapping
 from typing import Final
 
+from pipelit_agents.credentials.http_auth import is_loopback
 from pipelit_agents.operations.addresses import clear_http
 from pipelit_agents.operations.checks.deployment import Deployment, deployment_check
 from pipelit_agents.operations.checks.finding import (
@@ -27,7 +27,7 @@ def desk_tls(deployment: Deployment) -> Finding:
     """The desk listens on this machine only, or it or a proxy before it does TLS."""
     found = _settings(deployment)
     proxied = bool(found.get("TRUSTED_PROXIES"))
-    if _is_loopback(found.get("HOST") or "127.0.0.1") and not proxied:
+    if is_loopback(found.get("HOST") or "127.0.0.1") and not proxied:
         return passed("it listens on this machine only")
     if not (found.get("SSL_CERTFILE") or proxied):
         return Finding(
@@ -85,10 +85,3 @@ def _settings(deployment: Deployment) -> Mapping[str, str]:
 
 def _list(value: str) -> list[str]:
     return [each for each in re.split(r"[,\s]+", value) if each]
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
