@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -13,11 +12,9 @@ import pytest
 from conftest import Clock
 from desk_client import API, code_header
 from fastapi import FastAPI
-from internals import database_of
-from sqlalchemy import event
+from statements import statements
 
 from pipelit_agents import Pipelit
-from pipelit_agents.database.fast_path import Query, Statement
 from pipelit_agents.errors import CodeRejected
 
 Client = Callable[..., httpx.Client]
@@ -28,30 +25,6 @@ PEER = (
     "&issuer=pipelit-agents"
 )
 BODIES: dict[str, dict[str, Any]] = {"POST /users/{username}/keys": {"name": "x"}}
-
-
-@contextmanager
-def statements(pipelit: Pipelit) -> Iterator[list[str]]:
-    """Collect the statements that are sent to the database."""
-    sent: list[str] = []
-
-    def collect(_c: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        sent.append(statement)
-
-    def collecting(run: Any) -> Any:
-        def collected(statement: Statement, *given: Any) -> Any:
-            sent.append(statement.sql)
-            return run(statement, *given)
-
-        return collected
-
-    engine = database_of(pipelit).engine
-    event.listen(engine, "before_cursor_execute", collect)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Query, "fetch_by", collecting(Query.fetch_by))
-        patch.setattr(Statement, "write", collecting(Statement.write))
-        yield sent
-    event.remove(engine, "before_cursor_execute", collect)
 
 
 # Names that a member shouldn't learn

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from conftest import Clock
 from internals import verify_person
+from statements import statements
 from test_mfa import app_of
-from test_verification import code_for, other_code, statements
+from test_verification import code_for, other_code
 
 from pipelit_agents import Agent, Keyring, Pipelit, Proof
 from pipelit_agents.errors import (

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import product
 from threading import Barrier
@@ -15,10 +14,11 @@ import fresh
 import pytest
 from conftest import Clock
 from internals import database_of
-from sqlalchemy import event, text
+from sqlalchemy import text
+from statements import statements
 
 from pipelit_agents import Agent, Keyring, Pipelit, Verification, VerificationPolicy
-from pipelit_agents.database.fast_path import Flag, Query, Statement
+from pipelit_agents.database.fast_path import Flag, Query
 from pipelit_agents.errors import (
     AccountError,
     CodeRejected,
@@ -61,29 +61,6 @@ def race(attempts: list[Callable[[], Verification]]) -> list[Verification]:
 
     with ThreadPoolExecutor(len(attempts)) as pool:
         return [won for won in pool.map(run, attempts) if won is not None]
-
-
-@contextmanager
-def statements(pipelit: Pipelit) -> Iterator[list[str]]:
-    """Collects the statements that are sent to the database."""
-    sent: list[str] = []
-
-    def collect(_c: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        sent.append(statement)
-
-    def collecting(run: Any) -> Any:
-        def collected(statement: Statement, *given: Any) -> Any:
-            sent.append(statement.sql)
-            return run(statement, *given)
-
-        return collected
-
-    event.listen(database_of(pipelit).engine, "before_cursor_execute", collect)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Query, "fetch_by", collecting(Query.fetch_by))
-        patch.setattr(Statement, "write", collecting(Statement.write))
-        yield sent
-    event.remove(database_of(pipelit).engine, "before_cursor_execute", collect)
 
 
 def last_reason(pipelit: Pipelit) -> str:
