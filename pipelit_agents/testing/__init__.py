@@ -1,13 +1,46 @@
-"""What tests need: a suite for ledgers, and fixtures for tests of your own.
+"""What tests need: a suite for ledgers, fixtures, and a model with replies that you write.
 
-Nothing of pipelit-agents imports this package. ``pytest`` is needed for it, and it isn't installed
-with pipelit-agents.
+Nothing of pipelit-agents imports this package. The suite and the fixtures need ``pytest``, which
+isn't installed with pipelit-agents.
 """
 
 from __future__ import annotations
 
-from pipelit_agents.testing.clock import Clock
-from pipelit_agents.testing.leaks import assert_no_leak
-from pipelit_agents.testing.ledger_suite import LedgerParts, LedgerSuite
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["Clock", "LedgerParts", "LedgerSuite", "assert_no_leak"]
+if TYPE_CHECKING:
+    from pipelit_agents.testing.clock import Clock
+    from pipelit_agents.testing.leaks import assert_no_leak
+    from pipelit_agents.testing.ledger_suite import LedgerParts, LedgerSuite
+    from pipelit_agents.testing.scripted import ScriptedModel, tool_call
+
+__all__ = [
+    "Clock",
+    "LedgerParts",
+    "LedgerSuite",
+    "ScriptedModel",
+    "assert_no_leak",
+    "tool_call",
+]
+
+# Imported when they are first used, as only the suite needs pytest.
+_MODULES = {
+    "Clock": "clock",
+    "LedgerParts": "ledger_suite",
+    "LedgerSuite": "ledger_suite",
+    "ScriptedModel": "scripted",
+    "assert_no_leak": "leaks",
+    "tool_call": "scripted",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = globals()[name] = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
