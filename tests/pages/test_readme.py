@@ -41,63 +41,79 @@ def test_the_first_block_shows_a_refusal(tmp_path: Path) -> None:
 
 
 @pytest.mark.process
-def test_the_spawn_block_ends_verified(prepared: Path) -> None:
-    """The spawn of the README gives a verified answer."""
-    assert run(PYTHON[1], prepared) == "verified WHY?\n"
-
-
-@pytest.mark.process
-def test_the_credential_block_masks_and_injects(prepared: Path) -> None:
-    """The credential of the README is shown masked, and opened inside the node."""
-    assert run(PYTHON[2], prepared).splitlines() == ["…ijkl", "a key of 15 characters"]
+def test_the_quickstart_shows_four_characters_of_the_key(prepared: Path) -> None:
+    """The tool received the key, and its last four characters are all that is printed of it."""
+    said = run(PYTHON[1], prepared)
+    assert "Sunny in Bern. (The service received the key ****4567.)" in said
+    assert said.splitlines()[-1] == "It is sunny in Bern."
+    assert "sk-weather" not in said
 
 
 @pytest.mark.process
 def test_the_agent_block_makes_an_agent(prepared: Path) -> None:
-    """The README's `create_agent` takes the model without a key, and opens nothing yet."""
-    assert run(PYTHON[3], prepared).strip() == "['__end__', '__start__', 'model', 'tools']"
+    """`create_agent` takes the model before its key is stored, and decrypts nothing yet."""
+    assert run(PYTHON[2], prepared) == ""
 
 
 @pytest.mark.process
-def test_the_block_with_two_people_opens_each_ones_key(prepared: Path) -> None:
-    """One graph of the README uses Alice's key for Alice, and Dana's for Dana."""
-    assert run(PYTHON[4], prepared).splitlines() == [
-        "alice opens an issue with ****8877",
-        "dana opens an issue with ****9789",
-    ]
-
-
-@pytest.mark.process
-def test_the_approval_block_waits_for_alice(prepared: Path) -> None:
-    """The agent of the README asks Alice before it pays, and pays what she approved."""
-    assert (
-        run(f"{PYTHON[5]}\n{PAYING}", prepared) == "{'amount': 90, 'to': 'bob'}\npaid 90 to bob\n"
+def test_create_agent_receives_a_verified_answer(prepared: Path) -> None:
+    """The lead's model reads what the researcher proved."""
+    answer = (
+        '{"agent": "agent_researcher", "status": "verified", "answer": "Otters sleep in holts."}'
     )
+    assert run(PYTHON[3], prepared) == f"[{answer}]\n"
 
 
-# A model that pays, in the place of the provider's; and Alice.
-PAYING = """
+@pytest.mark.process
+def test_a_deep_agent_receives_a_verified_answer(prepared: Path) -> None:
+    """The answer of the verified child is that of the sub-agent."""
+    assert run(PYTHON[4], prepared) == "Otters sleep in holts.\n"
+
+
+@pytest.mark.process
+def test_the_workflow_ends_verified(prepared: Path) -> None:
+    """The node of the README gives a verified result."""
+    assert run(PYTHON[5], prepared) == "verified WHY?\n"
+
+
+@pytest.mark.process
+def test_each_person_uses_her_own_key(prepared: Path) -> None:
+    """One tool uses Alice's key for Alice, and Dana's for Dana; the file runs twice."""
+    for _ in range(2):
+        assert run(PYTHON[6], prepared).splitlines() == [
+            "alice opens an issue with the key ****8877",
+            "dana opens an issue with the key ****9789",
+        ]
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("approves", [True, False])
+def test_the_payment_waits_for_alice(tmp_path: Path, approves: bool) -> None:
+    """The agent pays what she approved in the meantime, and nothing without her."""
+    said = run(f"approves = {approves}\n{MEANWHILE}\n{PYTHON[7]}\n{PYTHON[8]}", set_up(tmp_path))
+    assert said.startswith("{'amount': 90, 'to': 'bob'}\n")
+    assert ("paid 90 to bob" in said) is approves
+
+
+# What happens in another terminal while the program waits.
+MEANWHILE = """
+import builtins
 import pyotp
-from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
-from langchain_core.messages import AIMessage
+from pipelit_agents import Pipelit
+
+other = Pipelit.from_env()
+phone = pyotp.parse_uri(other.mfa.enroll("alice").get_secret_value())
+code, *_ = other.mfa.confirm("alice", phone.now())
 
 
-class Scripted(GenericFakeChatModel):
-    def bind_tools(self, tools, **options):
-        return self
+def meanwhile(prompt):
+    (waiting,) = other.approvals.pending("alice")
+    print(waiting.arguments)
+    if approves:
+        other.approvals.decide(waiting.id, "alice", code.get_secret_value())
 
 
-call = {"name": "send_money", "args": {"to": "bob", "amount": 90}, "id": "1"}
-model = Scripted(messages=iter([AIMessage("", tool_calls=[call]), AIMessage("Done.")]))
-agent = create_agent(model, [send_money], middleware=[asking], checkpointer=InMemorySaver())
-phone = pyotp.parse_uri(pipelit.mfa.enroll("alice").get_secret_value())
-code, *_ = pipelit.mfa.confirm("alice", phone.now())
-thread = {"configurable": {"thread_id": "1"}}
-agent.invoke({"messages": [("user", "Pay bob.")]}, thread)
-(waiting,) = pipelit.approvals.pending("alice")
-print(waiting.arguments)
-pipelit.approvals.decide(waiting.id, "alice", code.get_secret_value())
-print(agent.invoke(None, thread)["messages"][2].text)
+builtins.input = meanwhile
 """
 
 
@@ -105,13 +121,13 @@ print(agent.invoke(None, thread)["messages"][2].text)
 def test_the_tools_block_names_the_tools(prepared: Path) -> None:
     """The toolkit of the README has the three tools under their names."""
     names = "['get_totp_code', 'verify_peer', 'create_agent_user']"
-    assert run(PYTHON[6], prepared).strip() == names
+    assert run(PYTHON[9], prepared).strip() == names
 
 
 @pytest.mark.process
 def test_the_desks_block_makes_the_application(prepared: Path) -> None:
     """It is made of the folder's settings."""
-    assert run(PYTHON[7], prepared).strip() == "pipelit-agents desk"
+    assert run(PYTHON[10], prepared).strip() == "pipelit-agents desk"
 
 
 def test_each_use_is_short() -> None:
@@ -149,7 +165,7 @@ def test_every_page_that_has_code_has_a_test_that_runs_it() -> None:
 
 def test_every_block_is_run() -> None:
     """A block that is added to the README must be run by a test here."""
-    assert len(PYTHON) == 8
+    assert len(PYTHON) == 11
 
 
 def test_links_inside_the_repository_lead_somewhere() -> None:
