@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Generic, TypeVar
+from typing import Annotated, Generic, TypeVar
 
 from fastapi import Query
 from pydantic import BaseModel, Field
 
-__all__ = ["After", "Limit", "Page"]
+from pipelit_agents.paging import DEFAULT_LIMIT
 
-# Of an endpoint's argument: `limit: Limit = DEFAULT_LIMIT`.
-DEFAULT_LIMIT: Final = 50
+# An endpoint's argument is `limit: Limit = DEFAULT_LIMIT`.
+__all__ = ["DEFAULT_LIMIT", "After", "Limit", "Page"]
 
 T = TypeVar("T")
 
