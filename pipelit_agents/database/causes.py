@@ -72,7 +72,7 @@ _HINTS: Final = (
     (r"not a database", "; name another file, or move this one away"),
     (
         r"malformed|disk I/O error",
-        "; the file or its disk is damaged: restore a copy (docs/operations.md, Copies)",
+        "; the file or its disk is damaged: restore a copy (docs/operations.md, Backups)",
     ),
     (r"disk is full|No space left|\ADiskFull\b", _ROOM),
     (

@@ -15,7 +15,7 @@ def _refuse() -> NoReturn:
     # table without it would make spent codes good and changed entries whole.
     raise CommandError(
         "pipelit-agents has no way back to older tables: restore the copy from before the upgrade "
-        "(docs/operations.md, Copies), and then install the older version"
+        "(docs/operations.md, Backups), and then install the older version"
     )
 
 
