@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
+import shlex
+import shutil
+import subprocess
 from pathlib import Path
 
+import pyotp
 import pytest
 from api_page import PAGE, document, operations, page
 from desk_server import DeskServer
@@ -14,6 +19,7 @@ from keeper import ends_with_us
 from paths import ROOT
 from test_contributing import rows, section
 
+from pipelit_agents import Pipelit
 from pipelit_agents.desk import DeskSettings
 
 DOCS = ROOT / "docs"
@@ -24,18 +30,41 @@ def test_the_page_does_what_it_says(tmp_path: Path) -> None:
     """Its program prints what it says; what it installs is installed here."""
     found = read("desk", folder=DOCS)
     assert missing(found) == []
-    assert found.commands == ["pipelit-agents desk"]
+    assert [each.split()[0] for each in found.commands] == ["pipelit-agents", "curl"]
     write_files(found, set_up(tmp_path))
     follow(dataclasses.replace(found, commands=[]), tmp_path)
 
 
 @pytest.mark.process
-def test_the_command_serves_at_the_address_that_it_prints(tmp_path: Path) -> None:
-    """In the folder of README's set-up, with an operator, it prints no token."""
+def test_the_commands_do_what_the_page_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The desk of the set-up has an operator, and the request in the page makes a member."""
     folder = set_up(tmp_path)
-    with DeskServer(folder, of_folder=True, started=ends_with_us) as desk:
-        assert desk.url in desk.log
-        assert "plit_setup_" not in desk.log
+    monkeypatch.chdir(folder)
+    with Pipelit.from_env() as pipelit, monkeypatch.context() as at_home:
+        key = pipelit.users.issue_api_key("alice", name="curl").api_key.get_secret_value()
+        app = pyotp.parse_uri(pipelit.mfa.enroll("alice").get_secret_value())
+        assert isinstance(app, pyotp.TOTP)
+        (recovery, *_) = pipelit.mfa.confirm("alice", app.now())
+        at_home.setenv("DESK_KEY", key)
+        at_home.setenv("NO_PROXY", "*")
+        with DeskServer(folder, of_folder=True, started=ends_with_us) as desk:
+            assert desk.url in desk.log
+            assert "plit_setup_" not in desk.log
+            (line,) = [each for each in read("desk", folder=DOCS).commands if "curl" in each]
+            for code, answer in (("", "second-factor-required"), (recovery, '"username":"bob"')):
+                at_home.setenv("DESK_CODE", code.get_secret_value() if code else "")
+                said = _typed(line.replace("http://127.0.0.1:8440", desk.url))
+                assert answer in said.replace('": "', '":"')
+        assert pipelit.users.get("bob").role == "member"
+
+
+def _typed(line: str) -> str:
+    """What a command prints, with the variables of the environment in their places."""
+    words = [os.path.expandvars(each) for each in shlex.split(line)]
+    words[0] = shutil.which(words[0]) or pytest.skip(f"{words[0]} isn't installed")
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout
 
 
 def test_its_settings_behind_a_proxy_can_be_used(tmp_path: Path) -> None:
