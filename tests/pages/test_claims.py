@@ -154,12 +154,28 @@ README_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
 }
 
 SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
-    "**Identity comes from the handle.**": {
+    "Code acts as an agent because": {
         "tools": ["a_model_cannot_choose_whom_it_acts_as"],
         "spawn_tool": ["what_isnt_a_task_is_said"],
     },
-    "Handles refuse to be pickled": {"verification": ["handles_show_and_give_away_nothing"]},
-    "**Codes.** A plain code (RFC 6238": {
+    "No tool has a field for the agent": {
+        "tools": ["a_model_cannot_choose_whom_it_acts_as"],
+        "spawn_tool": ["what_isnt_a_task_is_said"],
+    },
+    "Handles can't be pickled.": {"verification": ["handles_show_and_give_away_nothing"]},
+    "If a handle's agent doesn't exist,": {
+        "verification": [
+            "a_handle_of_nobody_writes_nothing",
+            "a_handle_of_nobody_gets_no_answer_and_no_ok",
+        ]
+    },
+    "The audit never names the operator": {
+        "verification": [
+            "a_handle_of_nobody_writes_nothing",
+            "a_handle_of_nobody_gets_no_answer_and_no_ok",
+        ]
+    },
+    "There are two kinds of codes.": {
         "verification": [
             "of_many_verifiers_with_one_plain_code_one_wins",
             "audience_codes_are_spent_for_each_verifier",
@@ -167,7 +183,23 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
         ],
         "otp": ["totp_matches_rfc_6238", "ocra_matches_rfc_6287_with_time"],
     },
-    "The attempt, the limits and the spending are one step": {
+    "A plain code (RFC 6238, SHA-1,": {
+        "verification": [
+            "of_many_verifiers_with_one_plain_code_one_wins",
+            "audience_codes_are_spent_for_each_verifier",
+            "a_code_made_for_another_is_not_accepted",
+        ],
+        "otp": ["totp_matches_rfc_6238", "ocra_matches_rfc_6287_with_time"],
+    },
+    "An audience code (RFC 6287, SHA-256,": {
+        "verification": [
+            "of_many_verifiers_with_one_plain_code_one_wins",
+            "audience_codes_are_spent_for_each_verifier",
+            "a_code_made_for_another_is_not_accepted",
+        ],
+        "otp": ["totp_matches_rfc_6238", "ocra_matches_rfc_6287_with_time"],
+    },
+    "Checking the limits, counting": {
         "ledger": [
             "an_attempt_is_charged_though_the_callers_transaction_rolls_back",
             "limits_outlive_the_process",
@@ -175,120 +207,110 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
         "races": ["one_code_has_one_winner", "everybody_verifies_everybody"],
         "faults_redis": ["a_connection_cut_before_the_answer_is_a_refusal"],
     },
-    "A code is accepted in its own time step": {
+    "The caller receives the outcome": {
+        "ledger": [
+            "an_attempt_is_charged_though_the_callers_transaction_rolls_back",
+            "limits_outlive_the_process",
+        ],
+        "races": ["one_code_has_one_winner", "everybody_verifies_everybody"],
+        "faults_redis": ["a_connection_cut_before_the_answer_is_a_refusal"],
+    },
+    "So a rollback by the caller,": {
+        "ledger": [
+            "an_attempt_is_charged_though_the_callers_transaction_rolls_back",
+            "limits_outlive_the_process",
+        ],
+        "races": ["one_code_has_one_winner", "everybody_verifies_everybody"],
+        "faults_redis": ["a_connection_cut_before_the_answer_is_a_refusal"],
+    },
+    "A code is accepted in its own": {
         "verification": ["the_window_is_one_step_each_way"],
         "faults": ["a_verifier_whose_clock_is_off_decides_by_the_ledgers"],
     },
-    "An unknown name, an inactive account": {
-        "verification": ["refusals_look_the_same"],
-        "same_work": [
-            "a_long_flood_hears_the_same_about_whatever_name",
-            "each_answer_costs_the_same_about_whatever_name",
-            "what_one_route_counts_tells_another_nothing",
-        ],
+    "An accepted audience code says": {"tools_in_agents": ["a_relayed_code_vouches_for_no_words"]},
+    "It doesn't say who brought the": {"tools_in_agents": ["a_relayed_code_vouches_for_no_words"]},
+    "Anyone who gets hold of the code": {
+        "tools_in_agents": ["a_relayed_code_vouches_for_no_words"]
     },
-    "Proofs and API keys carry 256 bits": {
-        "proof": ["failures_lock_nobody"],
-        "api_keys": ["failed_tries_never_lock"],
-    },
-    "**What a ledger may forget.**": {
-        "ledger": ["a_spent_code_that_was_forgotten_is_not_good_again"]
-    },
-    "The ledger notices that the machine was started": {
-        "ledger": ["after_a_restart_what_may_have_been_spent_is_refused"]
-    },
-    "Where the system doesn't tell (Windows)": {"storage": ["connections_are_set_up"]},
-    "With a Redis that counts": {
-        "faults_redis": [
-            "a_flushed_redis_makes_no_spent_code_good",
-            "an_evicted_key_makes_no_spent_code_good",
-            "a_restarted_redis_makes_no_spent_code_good",
-        ]
-    },
-    "A ledger of your own": {
-        "own_ledger": [
-            "a_code_is_spent_in_every_ledger",
-            "a_lock_holds_in_every_ledger",
-            "a_spent_code_turns_no_factor_off",
-            "only_a_code_that_is_right_is_accepted",
-            "what_is_not_written_is_not_accepted",
-        ]
-    },
-    "**What a code says.**": {"tools_in_agents": ["a_relayed_code_vouches_for_no_words"]},
-    "It doesn't say who brought it": {"tools_in_agents": ["a_relayed_code_vouches_for_no_words"]},
     "A code that was made for a message": {
         "verification": ["a_code_is_good_with_its_own_message_alone"],
         "tools_in_agents": ["a_relayed_code_carries_its_makers_words_or_none"],
     },
-    "The answers of the tools say which it was": {
+    "A code that was made without": {
+        "verification": ["a_code_is_good_with_its_own_message_alone"],
+        "tools_in_agents": ["a_relayed_code_carries_its_makers_words_or_none"],
+    },
+    "So a relayed code carries its": {
+        "verification": ["a_code_is_good_with_its_own_message_alone"],
+        "tools_in_agents": ["a_relayed_code_carries_its_makers_words_or_none"],
+    },
+    "The answers of the tools say": {
         "tools_in_agents": ["a_message_can_not_pose_as_the_tools_words"]
     },
-    "A plain code can't be bound": {"verification": ["a_plain_code_is_bound_to_nothing"]},
-    "A verifier accepts one code of a peer every 30": {
+    "A plain code can't be bound to": {"verification": ["a_plain_code_is_bound_to_nothing"]},
+    "A verifier accepts one code of": {
         "verification": ["one_code_of_a_step_is_accepted_bound_or_not"]
     },
-    "**Limits.** Failures are counted in lanes": {
+    "Failures are counted in lanes:": {
         "ledger": [
             "a_hundred_failures_of_others_lock_nobody_out",
             "a_hundred_wrong_codes_said_to_one_verifier_close_its_own_lane_only",
         ],
         "lockout": ["100_wrong_codes_said_to_one_verifier_stop_no_other"],
     },
-    "What is counted in one lane": {"ledger": ["a_hundred_failures_of_others_lock_nobody_out"]},
+    "A count in one lane changes nothing": {
+        "ledger": ["a_hundred_failures_of_others_lock_nobody_out"]
+    },
     "an audience code (8 digits)": {
         "ledger": ["a_hundred_wrong_codes_said_to_one_verifier_close_its_own_lane_only"]
     },
-    "a plain code of an agent": {
+    "a plain code of an agent (6 digits),": {
         "ledger": ["who_was_shown_a_right_plain_code_has_a_lane_of_its_own"]
     },
-    "a plain code, by a handle that may verify nobody": {
+    "a plain code of an agent or of": {
+        "ledger": ["who_was_shown_a_right_plain_code_has_a_lane_of_its_own"]
+    },
+    "a plain code, by a handle that": {
         "ledger": ["who_may_verify_nobody_closes_no_lane_of_others"]
     },
-    "Agents of the agent's own root owner share": {
-        "ledger": [
-            "strangers_never_close_the_lane_of_the_peers_family",
-            "guesses_of_the_family_close_no_lane_of_others",
-        ]
-    },
-    "Who denied it is under the HMAC": {
-        "approvals": [
-            "a_denial_that_is_deleted_counts_still",
-            "who_denied_is_not_taken_out_of_an_approval",
-        ]
-    },
-    "A deactivation deletes the person's second factor": {
-        "approvals": ["who_left_is_not_brought_back"]
-    },
-    "a person's code, for somebody who is authenticated": {
+    "a person's code, for somebody": {
         "lockout": [
             "alice_says_yes_after_150_resumes_by_a_stranger",
             "plain_codes_of_an_agent_about_her_close_the_strangers_lane_only",
         ]
     },
-    "a person's code, from anybody else": {
+    "a person's code, from anybody": {
         "lockout": [
             "alice_says_yes_after_150_resumes_by_a_stranger",
             "plain_codes_of_an_agent_about_her_close_the_strangers_lane_only",
         ]
     },
-    "After 5 failures in a minute a lane waits": {
+    "a first code of a person's enrolment": {"guessing": ["a_year_of_guessing_at_first_codes"]},
+    "After 5 failures in a minute,": {
         "ledger": ["after_five_failures_a_verifier_waits_and_others_do_not"]
     },
-    "After 10 in a row it is locked": {
+    "After 10 failures in a row, it": {
         "ledger": [
             "ten_failures_in_a_row_lock_the_pair_for_15_minutes",
             "locks_double_and_give_one_try_each",
             "a_lock_stays_the_longest_for_years",
         ]
     },
-    "A right code ends that": {
+    "Each further failure doubles": {
+        "ledger": [
+            "ten_failures_in_a_row_lock_the_pair_for_15_minutes",
+            "locks_double_and_give_one_try_each",
+            "a_lock_stays_the_longest_for_years",
+        ]
+    },
+    "A right code ends the lock, and": {
         "ledger": [
             "a_success_ends_the_row",
             "unlocking_forgets_every_lock_and_nothing_that_was_spent",
         ]
     },
-    "The first lock of a lane": {"ledger": ["the_first_lock_of_a_lane_is_an_alarm"]},
-    "If everybody guesses for a year": {
+    "The first lock of a lane has": {"ledger": ["the_first_lock_of_a_lane_is_an_alarm"]},
+    "If everybody guesses for a year,": {
         "guessing": [
             "a_year_of_guessing_at_a_person",
             "a_year_of_guessing_at_an_agent",
@@ -297,91 +319,126 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
         ],
         "ledger": ["a_policy_that_is_taken_keeps_the_promise"],
     },
-    "A guess hits with 3 in 10^6": {"ledger": ["a_policy_that_is_taken_keeps_the_promise"]},
-    "Right codes, unlocks and new secrets between the guesses": {
+    "It is 9.5 in 10,000 for a person": {
+        "guessing": [
+            "a_year_of_guessing_at_a_person",
+            "a_year_of_guessing_at_an_agent",
+            "a_year_of_guessing_between_her_own_right_codes",
+            "a_year_of_guessing_with_a_redis_that_is_flushed_each_week",
+        ],
+        "ledger": ["a_policy_that_is_taken_keeps_the_promise"],
+    },
+    "It is the same for an agent (four": {
+        "guessing": [
+            "a_year_of_guessing_at_a_person",
+            "a_year_of_guessing_at_an_agent",
+            "a_year_of_guessing_between_her_own_right_codes",
+            "a_year_of_guessing_with_a_redis_that_is_flushed_each_week",
+        ],
+        "ledger": ["a_policy_that_is_taken_keeps_the_promise"],
+    },
+    '"family", "others" and two of': {
+        "guessing": [
+            "a_year_of_guessing_at_a_person",
+            "a_year_of_guessing_at_an_agent",
+            "a_year_of_guessing_between_her_own_right_codes",
+            "a_year_of_guessing_with_a_redis_that_is_flushed_each_week",
+        ],
+        "ledger": ["a_policy_that_is_taken_keeps_the_promise"],
+    },
+    "One guess is right with a chance": {"ledger": ["a_policy_that_is_taken_keeps_the_promise"]},
+    "A lane in which no code is right": {"ledger": ["a_policy_that_is_taken_keeps_the_promise"]},
+    "Right codes, unlocks and new": {
         "ledger": ["a_right_code_forgives_only_so_many_guesses_a_year"]
     },
-    "Then a right code is still accepted": {
+    "Three quarters of them can be": {
         "ledger": ["a_right_code_forgives_only_so_many_guesses_a_year"]
     },
-    "The bound holds whatever an operator or the owner does": {
+    "After that, a right code is still": {
+        "ledger": ["a_right_code_forgives_only_so_many_guesses_a_year"]
+    },
+    "A `VerificationPolicy` that can't": {
+        "ledger": ["a_policy_that_lets_guessing_succeed_is_refused"]
+    },
+    "The bound holds whatever an operator": {
         "guessing": [
             "a_year_of_guessing_at_a_person_who_is_unlocked_and_enrolled_again_and_again",
             "a_year_of_guessing_at_an_agent_that_is_unlocked_and_rotated_again_and_again",
         ],
         "ledgers_agree": ["both_decide_alike"],
     },
-    "While an overlap lasts": {
+    "During the overlap of two secrets,": {
         "guessing": ["a_year_of_guessing_at_an_agent_that_is_unlocked_and_rotated_again_and_again"]
     },
-    "Of a person's enrolments 45 wrong first codes": {
-        "guessing": ["a_year_of_guessing_at_first_codes"]
+    "In a lane that has used up its": {
+        "guessing": ["a_year_of_guessing_at_an_agent_that_is_unlocked_and_rotated_again_and_again"]
     },
-    "A first code of another moment, up to ten minutes": {
+    "Of the enrolments of one person,": {"guessing": ["a_year_of_guessing_at_first_codes"]},
+    "A first code of another moment,": {
         "mfa": [
             "a_phone_whose_clock_is_off_uses_up_nothing",
             "a_code_that_was_told_to_be_of_a_later_moment_never_confirms",
         ]
     },
-    'The lane "first" can be used up by': {"guessing": ["a_year_of_guessing_at_first_codes"]},
-    "Then `mfa.confirm` evaluates one code of hers": {
+    "It shows a phone that has the": {
+        "mfa": [
+            "a_phone_whose_clock_is_off_uses_up_nothing",
+            "a_code_that_was_told_to_be_of_a_later_moment_never_confirms",
+        ]
+    },
+    "Nobody can open a lane that has": {
+        "ledger": ["a_right_code_forgives_only_so_many_guesses_a_year"]
+    },
+    "It opens by itself, for one code": {
+        "ledger": ["a_right_code_forgives_only_so_many_guesses_a_year"]
+    },
+    "`users unlock` returns the lanes": {
+        "ledger": ["a_right_code_forgives_only_so_many_guesses_a_year"]
+    },
+    "Only the person, and whoever": {"lockout": ["alice_says_yes_after_150_resumes_by_a_stranger"]},
+    "If somebody else has the key,": {
+        "guessing": ["a_year_of_guessing_at_a_person_who_is_unlocked_and_enrolled_again_and_again"]
+    },
+    "The person then uses recovery": {
+        "guessing": ["a_year_of_guessing_at_a_person_who_is_unlocked_and_enrolled_again_and_again"]
+    },
+    "Or enrol the person again at": {
+        "guessing": ["a_year_of_guessing_at_a_person_who_is_unlocked_and_enrolled_again_and_again"]
+    },
+    "Anyone who types first codes": {"guessing": ["a_year_of_guessing_at_first_codes"]},
+    "`mfa.confirm` then evaluates": {
         "mfa": [
             "who_was_shown_the_secret_enrols_whoever_used_up_first_codes",
             "only_the_present_enrolment_proves_possession",
         ]
     },
-    "An operator enrols her at once, at a terminal": {
+    "An operator can still enrol the": {
         "operations": ["at_a_terminal_the_first_code_is_asked_for_until_it_is_right"]
     },
-    "A lane that has used up its guesses": {
-        "ledger": ["a_right_code_forgives_only_so_many_guesses_a_year"]
+    "An unknown name, an inactive": {
+        "verification": ["refusals_look_the_same"],
+        "same_work": [
+            "a_long_flood_hears_the_same_about_whatever_name",
+            "each_answer_costs_the_same_about_whatever_name",
+            "what_one_route_counts_tells_another_nothing",
+        ],
     },
-    "a first code of a person's enrolment": {"guessing": ["a_year_of_guessing_at_first_codes"]},
-    "`users unlock` returns the lanes": {
-        "ledger": ["a_right_code_forgives_only_so_many_guesses_a_year"]
+    "Proofs and API keys have 256": {
+        "proof": ["failures_lock_nobody"],
+        "api_keys": ["failed_tries_never_lock"],
     },
-    "It opens by itself": {"ledger": ["a_right_code_forgives_only_so_many_guesses_a_year"]},
-    "Nobody but a person herself": {"lockout": ["alice_says_yes_after_150_resumes_by_a_stranger"]},
-    "If somebody has the key, revoke it": {
-        "guessing": ["a_year_of_guessing_at_a_person_who_is_unlocked_and_enrolled_again_and_again"]
-    },
-    "A `VerificationPolicy` that can't keep this": {
-        "ledger": ["a_policy_that_lets_guessing_succeed_is_refused"]
-    },
-    "**Clocks.** A new secret begins unspent": {
-        "clocks": [
-            "a_new_secret_begins_unspent",
-            "a_spent_code_of_the_old_secret_stays_spent",
-        ]
-    },
-    "The steps that were spent after it are written down": {
+    "Strangers can't close the lane": {
         "ledger": [
-            "what_was_spent_ahead_of_the_clock_stays_spent_when_its_moment_comes",
-            "an_unlock_by_a_clock_that_is_behind_makes_no_spent_code_good",
+            "strangers_never_close_the_lane_of_the_peers_family",
+            "guesses_of_the_family_close_no_lane_of_others",
         ]
     },
-    "A peer that is enrolled again keeps what was spent": {
-        "peering": ["a_spent_code_stays_spent_when_its_secret_is_enrolled_again"]
+    "A new secret begins unspent.": {
+        "clocks": ["a_new_secret_begins_unspent", "a_spent_code_of_the_old_secret_stays_spent"]
     },
-    "`users unlock` sets a spent step back": {
-        "clocks": ["a_step_that_was_spent_ahead_of_the_clock_is_named_and_repaired"]
+    "During an overlap, codes that": {
+        "clocks": ["a_new_secret_begins_unspent", "a_spent_code_of_the_old_secret_stays_spent"]
     },
-    "A child has ten seconds": {
-        "possession": ["a_child_that_hangs_is_given_up", "it_holds_no_thread_of_anybodys"]
-    },
-    "**A challenge** is good once": {
-        "hostile_items": [
-            "a_challenge_is_not_changed_copied_or_inherited",
-            "a_challenge_from_before_a_fork_is_its_makers",
-        ]
-    },
-    "Of proofs that are checked together": {
-        "hostile_items": ["an_odd_item_fails_alone", "every_row_can_be_stored"]
-    },
-    "**Interrupted.** A proof may be made": {
-        "reentrancy": ["signals_stop_nothing", "finalizers_stop_nothing"]
-    },
-    "What writes (a check, a code": {"reentrancy": ["what_writes_within_a_transaction_is_refused"]},
     "A spent step, a lock or an epoch": {
         "clocks": [
             "a_step_that_was_spent_ahead_of_the_clock_is_named_and_repaired",
@@ -389,44 +446,147 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "an_epoch_ahead_of_the_clock_is_repaired_by_itself",
         ]
     },
-    "A clock that jumps while the machine runs": {
+    "`users unlock` sets such a spent": {
+        "clocks": ["a_step_that_was_spent_ahead_of_the_clock_is_named_and_repaired"]
+    },
+    "The steps that were spent after": {
+        "ledger": [
+            "what_was_spent_ahead_of_the_clock_stays_spent_when_its_moment_comes",
+            "an_unlock_by_a_clock_that_is_behind_makes_no_spent_code_good",
+        ]
+    },
+    "A peer that is enrolled again": {
+        "peering": ["a_spent_code_stays_spent_when_its_secret_is_enrolled_again"]
+    },
+    "A clock that jumps while the": {
         "clocks": [
             "a_clock_that_is_behind_at_the_start_makes_no_spent_code_good",
             "a_clock_that_is_set_begins_a_new_epoch",
         ]
     },
-    "**Agents that models make.**": {
+    "The ledger then refuses, for": {
+        "clocks": [
+            "a_clock_that_is_behind_at_the_start_makes_no_spent_code_good",
+            "a_clock_that_is_set_begins_a_new_epoch",
+        ]
+    },
+    "After a power cut, SQLite with": {
+        "ledger": ["a_spent_code_that_was_forgotten_is_not_good_again"]
+    },
+    "The ledger detects that the machine": {
+        "ledger": ["after_a_restart_what_may_have_been_spent_is_refused"]
+    },
+    "If the operating system doesn't": {"storage": ["connections_are_set_up"]},
+    "With Redis, spent steps, failures": {
+        "faults_redis": [
+            "a_flushed_redis_makes_no_spent_code_good",
+            "an_evicted_key_makes_no_spent_code_good",
+            "a_restarted_redis_makes_no_spent_code_good",
+        ]
+    },
+    "A Redis that was flushed, evicted,": {
+        "faults_redis": [
+            "a_flushed_redis_makes_no_spent_code_good",
+            "an_evicted_key_makes_no_spent_code_good",
+            "a_restarted_redis_makes_no_spent_code_good",
+        ]
+    },
+    "The same is true if you change": {
+        "faults_redis": [
+            "a_flushed_redis_makes_no_spent_code_good",
+            "an_evicted_key_makes_no_spent_code_good",
+            "a_restarted_redis_makes_no_spent_code_good",
+        ]
+    },
+    "A ledger of your own (`Pipelit(ledger=…)`)": {
+        "own_ledger": [
+            "a_code_is_spent_in_every_ledger",
+            "a_lock_holds_in_every_ledger",
+            "a_spent_code_turns_no_factor_off",
+            "only_a_code_that_is_right_is_accepted",
+            "what_is_not_written_is_not_accepted",
+        ]
+    },
+    "Under every ledger, what is spent,": {
+        "own_ledger": [
+            "a_code_is_spent_in_every_ledger",
+            "a_lock_holds_in_every_ledger",
+            "a_spent_code_turns_no_factor_off",
+            "only_a_code_that_is_right_is_accepted",
+            "what_is_not_written_is_not_accepted",
+        ]
+    },
+    "So a process with another ledger,": {
+        "own_ledger": [
+            "a_code_is_spent_in_every_ledger",
+            "a_lock_holds_in_every_ledger",
+            "a_spent_code_turns_no_factor_off",
+            "only_a_code_that_is_right_is_accepted",
+            "what_is_not_written_is_not_accepted",
+        ]
+    },
+    "Agents that `create_agent_user`": {
         "provisioning": ["names_with_a_prefix"],
         "tools": ["a_developer_chooses_the_prefix"],
     },
-    "A name is never given twice": {"users": ["a_name_is_not_given_again_after_deactivation"]},
-    "An agent may have ten living agents": {
+    "So a prompt can't take a name": {
+        "provisioning": ["names_with_a_prefix"],
+        "tools": ["a_developer_chooses_the_prefix"],
+    },
+    "A name is never used twice, even": {"users": ["a_name_is_not_given_again_after_deactivation"]},
+    "An agent may have ten active": {
         "provisioning": [
             "what_a_creators_agents_make_counts_as_its_own",
             "agents_leave_places_for_agents_that_people_make",
         ]
     },
-    "Whether an agent is there can be asked": {
+    "All agents of an owner together": {
+        "provisioning": [
+            "what_a_creators_agents_make_counts_as_its_own",
+            "agents_leave_places_for_agents_that_people_make",
+        ]
+    },
+    "`get_totp_code` can be used to": {
         "tools_in_agents": ["a_deactivated_audience_gets_no_code"],
         "tools": ["there_is_no_code_for_whoever_cannot_check_it"],
     },
-    "Refused questions, malformed checks": {
+    "Refused questions, malformed": {
         "tools_in_agents": ["questions_about_names_are_bounded"],
         "questions": ["each_asker_and_action_is_counted_by_itself"],
     },
-    "A check that can be right is never held back": {
-        "tools_in_agents": ["questions_about_names_are_bounded"]
+    "After that, only this agent waits,": {
+        "tools_in_agents": ["questions_about_names_are_bounded"],
+        "questions": ["each_asker_and_action_is_counted_by_itself"],
     },
-    "**Handles.** A handle whose agent": {
-        "verification": [
-            "a_handle_of_nobody_writes_nothing",
-            "a_handle_of_nobody_gets_no_answer_and_no_ok",
-        ]
+    "A code that can be right is never": {"tools_in_agents": ["questions_about_names_are_bounded"]},
+    "A child proves that it holds": {
+        "spawn": ["an_impostor_of_the_same_name_is_refused", "another_identitys_proof_is_refused"],
+        "proof": [
+            "a_proof_of_something_else_is_refused",
+            "a_proof_of_another_challenge_is_refused",
+        ],
     },
-    "A result is taken for a task only": {
+    "The proof is an untruncated OCRA": {
+        "spawn": ["an_impostor_of_the_same_name_is_refused", "another_identitys_proof_is_refused"],
+        "proof": [
+            "a_proof_of_something_else_is_refused",
+            "a_proof_of_another_challenge_is_refused",
+        ],
+    },
+    "The parent verifies these bytes,": {
+        "spawn": ["proven_bytes_that_are_no_payload_are_refused"],
+        "payload": ["what_is_not_strict_json_is_refused"],
+    },
+    "Everything else that comes out": {
+        "spawn": ["a_meddled_answer_is_refused_without_a_trace", "a_child_that_exits_is_refused"]
+    },
+    "An exception of a child is recognized": {
+        "spawn": ["a_meddled_answer_is_refused_without_a_trace", "a_child_that_exits_is_refused"]
+    },
+    "A result is used for a task only": {
         "spawn_turns": ["answers_that_are_written_into_the_nodes_state_are_compared"]
     },
-    "A spawn that a node, a tool or a task calls": {
+    "A spawn that a node, a tool or": {
         "spawn_calls": [
             "a_call_that_is_left_out_on_resume",
             "calls_in_another_order_on_resume",
@@ -434,44 +594,51 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
         ],
         "spawn_programs": ["each_task_has_its_own_answer_in_any_program"],
     },
-    "A resume value answers only the question": {
+    "If nothing matches, it begins": {
+        "spawn_calls": [
+            "a_call_that_is_left_out_on_resume",
+            "calls_in_another_order_on_resume",
+            "another_plan_after_a_crash",
+        ],
+        "spawn_programs": ["each_task_has_its_own_answer_in_any_program"],
+    },
+    "A resume value answers only a": {
         "spawn_calls": ["an_answer_is_to_the_question_that_was_shown"]
     },
-    '"Verified" says who answered': {
+    "Two spawns in one node are distinguished": {
+        "spawn_names": [
+            "a_spawn_that_is_left_out_on_resume_lends_its_record_to_no_other",
+            "what_only_the_order_of_calls_tells_apart_is_refused",
+        ],
+        "found_children": ["functions_of_two_tenants_share_no_record"],
+    },
+    "If a local child ends the process": {
+        "contained_exits": [
+            "what_ends_a_process_ends_a_child",
+            "a_persons_ctrl_c_ends_the_run_on_the_event_loop",
+            "a_persons_ctrl_c_ends_the_run_on_the_main_thread",
+        ]
+    },
+    "A person's Ctrl-C ends the run.": {
+        "contained_exits": [
+            "what_ends_a_process_ends_a_child",
+            "a_persons_ctrl_c_ends_the_run_on_the_event_loop",
+            "a_persons_ctrl_c_ends_the_run_on_the_main_thread",
+        ]
+    },
+    '"Verified" says who answered,': {
         "accepted_messages": ["no_message_of_a_child_steers_its_parent"],
         "values": ["a_class_is_never_found_by_its_name"],
     },
-    "**What a lead's model receives**": {
-        "spawn_answers": ["an_image_and_a_file_stay_blocks"],
-        "answer_content": [
-            "an_image_is_one_with_the_bytes_of_its_type",
-            "attachments_are_limited",
-        ],
+    "From an answer's messages, the": {
+        "accepted_messages": ["no_message_of_a_child_steers_its_parent"],
+        "values": ["a_class_is_never_found_by_its_name"],
     },
-    "No link or file id is passed on": {
-        "spawn_answers": ["nothing_is_attached_that_breaks_or_fetches"],
-        "answer_content": ["a_link_is_text_and_nothing_else"],
+    "No class is loaded by a name": {
+        "accepted_messages": ["no_message_of_a_child_steers_its_parent"],
+        "values": ["a_class_is_never_found_by_its_name"],
     },
-    "No other key or block of a child's message": {
-        "answer_content": ["nothing_that_a_provider_refuses_gets_into_a_conversation"]
-    },
-    "An image can still be broken": {"answer_content": ["an_answer_of_an_agent_always_has_text"]},
-    "`SpawnAndAwait` returns JSON, in which": {
-        "spawn_answers": ["a_childs_text_cant_pose_as_another_answer"]
-    },
-    "**What a lead's model sends**": {
-        "spawn_inputs": [
-            "a_model_sends_only_what_the_schema_shows",
-            "a_model_writes_no_messages",
-        ]
-    },
-    "Anything else is refused before any child runs": {
-        "spawn_inputs": ["nothing_runs_before_all_tasks_are_right", "what_isnt_taken_is_said"]
-    },
-    "A purpose that another model wrote": {
-        "spawn_inputs": ["a_purpose_cant_pose_as_the_tools_own_words"]
-    },
-    "A local child's interrupt is made again": {
+    "A local child's interrupt is": {
         "interrupts": [
             "a_question_is_answered_by_its_id_and_by_value",
             "a_response_schema_stays_and_says_who_asks",
@@ -481,204 +648,19 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
         "verified_agent": ["a_child_forges_nothing", "an_echo_is_no_answer"]
     },
     "Without a proven answer it raises": {
-        "verified_agent": [
-            "a_failure_ends_the_run_by_default",
-            "a_collected_failure_is_no_answer",
-        ]
+        "verified_agent": ["a_failure_ends_the_run_by_default", "a_collected_failure_is_no_answer"]
     },
-    "Of the messages that a child returns, only": {
-        "answer_content": ["words_of_another_agent_are_no_answer"]
+    "From the messages that a child": {"answer_content": ["words_of_another_agent_are_no_answer"]},
+    "A child has ten seconds, or the": {
+        "possession": ["a_child_that_hangs_is_given_up", "it_holds_no_thread_of_anybodys"]
     },
-    "No account is locked": {"server": ["failures_lock_nobody_out"]},
-    "A source may have 100 wrong keys": {
-        "refusals": [
-            "above_its_budget_a_source_is_refused_unseen",
-            "many_sources_have_a_budget_together",
-        ]
+    "A child that hangs there blocks": {
+        "possession": ["a_child_that_hangs_is_given_up", "it_holds_no_thread_of_anybodys"]
     },
-    "What comes above that gets 429": {"refusals": ["unseen_means_that_the_database_isnt_asked"]},
-    "A source is an IPv4 address": {"refusals": ["what_counts_as_one_source"]},
-    "A valid key is never refused because of others": {
-        "refusals": ["a_valid_key_gets_in_from_a_flooding_address"]
-    },
-    "A key that was issued less than five seconds ago": {
-        "refusals": ["a_key_made_during_a_flood_gets_in_when_retry_after_says"]
-    },
-    "`Retry-After` says when it is let in": {
-        "refusals": ["a_key_made_during_a_flood_gets_in_when_retry_after_says"]
-    },
-    "All spellings of a code": {"mfa": ["a_code_is_the_same_however_people_type_it"]},
-    "Refusals of `mfa.verify` look alike": {
-        "mfa": ["refusals_look_alike", "guesses_about_who_cant_be_right_lock_nobody_out"]
-    },
-    "**Approvals.** `approve_with_totp` stops": {
-        "approval": [
-            "a_named_persons_code_lets_it_go_on",
-            "a_wrong_code_asks_again_and_each_code_is_checked_once",
-        ]
-    },
-    "`pipelit.approvals` does the same": {
-        "approvals": ["a_question_is_asked_decided_and_used_once"]
-    },
-    "The question (its id, the SHA-256": {
-        "approvals": ["every_field_is_under_the_tag", "an_approval_that_ended_is_not_turned_back"]
-    },
-    "What is shown is encrypted": {"approvals": ["what_is_shown_is_stored_encrypted"]},
-    "`approvals.require` lets the step": {
-        "approvals": ["of_many_that_act_at_once_one_may", "an_older_copy_of_the_rows_is_not_enough"]
-    },
-    "Anyone who has the database and not the key": {
-        "approvals": [
-            "a_planted_approval_is_none",
-            "a_changed_question_is_nobodys",
-            "a_changed_answer_is_no_answer",
-            "a_planted_recovery_code_approves_nothing",
-        ]
-    },
-    "It is refused in words, and audited": {"approvals": ["a_planted_approval_is_none"]},
-    "An approval is good once": {
-        "approvals": ["a_used_approval_stays_used_whatever_the_clock_does"]
-    },
-    "A moment in the future is refused": {
-        "approvals": ["what_a_clock_that_was_ahead_made_is_refused_and_named"]
-    },
-    "A denial by a named approver": {
-        "approvals": [
-            "a_denial_afterwards_voids_an_approval",
-            "an_approval_ends_with_the_second_factor_or_the_account",
-        ]
-    },
-    "A rule (`Approvers`) is under the HMAC": {
-        "stored_forms": ["every_field_of_the_second_form_is_under_the_tag"],
-        "forged_calls": [
-            "a_changed_question_is_no_question",
-            "a_question_is_not_pointed_at_another_call",
-        ],
-    },
-    "Where several must approve": {
-        "rules": ["who_leaves_counts_no_more", "one_denial_denies"],
-        "forged_calls": ["one_answer_is_not_counted_twice"],
-    },
-    "The approval of a tool call is of exactly": {
-        "tool_calls": [
-            "an_approval_is_of_one_call",
-            "the_approval_of_a_call_is_of_no_use_elsewhere",
-        ]
-    },
-    "It starts the call once": {
-        "tool_calls": ["twins_start_a_call_once", "a_call_that_interrupts_itself_starts_once_more"],
-        "forged_calls": ["a_used_approval_is_not_restored", "a_suspended_call_is_not_restored"],
-    },
-    "The code that runs needs what": {
-        "tool_calls": [
-            "the_rule_of_the_running_code_counts",
-            "the_rule_of_the_question_counts",
-        ]
-    },
-    "A model floods nobody": {
-        "tool_calls": [
-            "limits_of_waiting_questions",
-            "a_person_asks_so_many_questions",
-            "a_thread_without_a_person_asks_so_many_questions",
-            "waiting_questions_are_not_too_long_to_list",
-        ]
-    },
-    "A row that somebody planted": {
-        "planted_rows": [
-            "planted_rows_are_in_nobodys_way",
-            "a_changed_attempt_keeps_nobody_waiting",
-        ]
-    },
-    "Nobody stops what others want": {"approvals": ["a_stranger_stops_nothing_without_a_code"]},
-    "In a graph it ends the question": {
-        "approval": ["a_denial_without_a_code_ends_this_question_alone"]
-    },
-    "What was planted, changed or deleted in the register": {
-        "approval_register": [
-            "a_change_is_found",
-            "a_restored_row_is_found",
-            "everything_deleted_is_found_by_sealed_entries",
-        ]
-    },
-    "An export that was edited or cut": {"approval_register": ["an_edited_file_is_found"]},
-    "An older copy of the database is found": {
-        "approval_register": ["an_older_database_is_found_by_an_export_that_was_kept"]
-    },
-    "What a person is asked to approve at a terminal": {
-        "approvals_commands": [
-            "what_misleads_is_escaped",
-            "foreign_letters_are_named",
-            "signs_that_look_like_others_are_named",
-            "padding_draws_no_line",
-            "a_warning_is_the_last_line",
-            "a_long_value_has_a_warning",
-        ],
-        "display": ["a_question_is_shown_whole_and_exactly"],
-        "static_files": ["whatever_is_approved_is_in_the_page_as_a_whole"],
-    },
-    "Displaying it takes time by its size, whatever its form": {
-        "approvals_commands": [
-            "a_deep_value_is_no_longer_than_it_is",
-            "the_beginning_of_a_value_is_escaped_and_cut",
-        ],
-        "desk_approvals": ["a_huge_question_stops_no_list"],
-    },
-    "`audit verify` counts every entry": {
-        "audit_numbers": ["many_planted_numbers_are_counted_and_some_named"]
-    },
-    "An entry that is planted just ahead": {
-        "audit_numbers": [
-            "an_entry_planted_just_ahead_stops_nobody",
-            "many_entries_planted_ahead_are_refused_in_words_until_the_numbering_is_past_them",
-        ]
-    },
-    "An entry with a number that": {
-        "audit_numbers": [
-            "a_number_that_was_never_given_is_named",
-            "a_planted_number_locks_nobody_out",
-        ]
-    },
-    "No transaction waits for the sealer": {
-        "audit_numbers": ["no_verification_waits_for_the_sealer"]
-    },
-    "An entry that PostgreSQL commits late": {
-        "audit_numbers": ["an_entry_that_is_committed_late_is_sealed_late"]
-    },
-    "Retention goes by the order": {
-        "audit_chain": [
-            "an_entry_from_a_clock_that_was_ahead_is_stepped_over",
-            "a_clock_that_was_behind_deletes_nothing_early",
-        ]
-    },
-    "Of refused API keys": {
-        "refusals": ["of_a_flood_the_first_are_written_and_the_rest_is_counted"]
-    },
-    "The others are counted": {"refusals": ["a_long_flood_makes_an_entry_a_minute"]},
-    "**Spawning.** A child proves": {
-        "spawn": ["an_impostor_of_the_same_name_is_refused", "another_identitys_proof_is_refused"],
-        "proof": [
-            "a_proof_of_something_else_is_refused",
-            "a_proof_of_another_challenge_is_refused",
-        ],
-    },
-    "The parent verifies these bytes and then parses": {
-        "spawn": ["proven_bytes_that_are_no_payload_are_refused"],
-        "payload": ["what_is_not_strict_json_is_refused"],
-    },
-    "Whatever else comes out of a child": {
-        "spawn": ["a_meddled_answer_is_refused_without_a_trace", "a_child_that_exits_is_refused"]
-    },
-    "Two spawns in one node are told apart": {
-        "spawn_names": [
-            "a_spawn_that_is_left_out_on_resume_lends_its_record_to_no_other",
-            "what_only_the_order_of_calls_tells_apart_is_refused",
-        ],
-        "found_children": ["functions_of_two_tenants_share_no_record"],
-    },
-    "**Agents that are found at run time.**": {
+    "If a function finds the children": {
         "dynamic_children": ["a_name_without_a_child_is_refused_in_the_same_words"]
     },
-    "What it returns is validated as a listed child is": {
+    "What it returns is validated": {
         "dynamic_children": [
             "a_child_that_doesnt_fit_is_refused_and_never_run",
             "a_child_that_is_gone_on_resume_is_refused",
@@ -689,7 +671,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "a_child_that_lies_is_refused",
         ],
     },
-    "`created_agents` admits the active agents": {
+    "`created_agents` admits the active": {
         "created_agents": [
             "exactly_the_living_agents_of_a_family_are_admitted",
             "an_agent_of_the_family_cant_spawn_upwards",
@@ -697,93 +679,217 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "one_that_was_deactivated_meanwhile_is_refused",
         ]
     },
-    "A name that isn't admitted is refused in the same": {
+    "It admits no agent of another": {
+        "created_agents": [
+            "exactly_the_living_agents_of_a_family_are_admitted",
+            "an_agent_of_the_family_cant_spawn_upwards",
+            "a_branch_ends_with_the_agent_above_it",
+            "one_that_was_deactivated_meanwhile_is_refused",
+        ]
+    },
+    "A name that isn't admitted is": {
         "created_agents": [
             "the_function_alone_refuses_in_the_same_words",
             "the_audit_has_the_reasons",
         ],
         "found_children": ["all_spawns_of_a_lead_have_one_limit_in_the_audit"],
     },
-    "The function has the spawn's `timeout`": {
+    "The function has the spawn's": {
         "found_children": [
             "a_function_that_hangs_has_its_task_refused",
             "a_function_that_hangs_holds_no_thread_of_the_loop",
             "a_built_graph_that_cant_be_a_child_is_refused",
         ]
     },
-    "What an agent answered before a stopped run": {
-        "found_children": ["an_answer_isnt_used_when_its_agent_is_gone_before_the_join"]
-    },
-    "What a local child raises to end the process": {
-        "contained_exits": [
-            "what_ends_a_process_ends_a_child",
-            "a_persons_ctrl_c_ends_the_run_on_the_event_loop",
-            "a_persons_ctrl_c_ends_the_run_on_the_main_thread",
+    "If it hangs, or finds something": {
+        "found_children": [
+            "a_function_that_hangs_has_its_task_refused",
+            "a_function_that_hangs_holds_no_thread_of_the_loop",
+            "a_built_graph_that_cant_be_a_child_is_refused",
         ]
     },
-    "**Children on other machines.**": {
+    "The answer of an agent before": {
+        "found_children": ["an_answer_isnt_used_when_its_agent_is_gone_before_the_join"]
+    },
+    "`SpawnAndAwait` and `verified_agent`": {
+        "spawn_answers": ["an_image_and_a_file_stay_blocks"],
+        "answer_content": ["an_image_is_one_with_the_bytes_of_its_type", "attachments_are_limited"],
+    },
+    "They pass on texts, and images": {
+        "spawn_answers": ["an_image_and_a_file_stay_blocks"],
+        "answer_content": ["an_image_is_one_with_the_bytes_of_its_type", "attachments_are_limited"],
+    },
+    "The limits are 20 attachments": {
+        "spawn_answers": ["an_image_and_a_file_stay_blocks"],
+        "answer_content": ["an_image_is_one_with_the_bytes_of_its_type", "attachments_are_limited"],
+    },
+    "No link or file id is passed": {
+        "spawn_answers": ["nothing_is_attached_that_breaks_or_fetches"],
+        "answer_content": ["a_link_is_text_and_nothing_else"],
+    },
+    "A link is text.": {
+        "spawn_answers": ["nothing_is_attached_that_breaks_or_fetches"],
+        "answer_content": ["a_link_is_text_and_nothing_else"],
+    },
+    "No other key or block of a child's": {
+        "answer_content": ["nothing_that_a_provider_refuses_gets_into_a_conversation"]
+    },
+    "An image can still be broken": {"answer_content": ["an_answer_of_an_agent_always_has_text"]},
+    "`SpawnAndAwait` returns JSON,": {
+        "spawn_answers": ["a_childs_text_cant_pose_as_another_answer"]
+    },
+    "A purpose that another model": {
+        "spawn_inputs": ["a_purpose_cant_pose_as_the_tools_own_words"]
+    },
+    "A lead's model can send through": {
+        "spawn_inputs": ["a_model_sends_only_what_the_schema_shows", "a_model_writes_no_messages"]
+    },
+    "Everything else is refused before": {
+        "spawn_inputs": ["nothing_runs_before_all_tasks_are_right", "what_isnt_taken_is_said"]
+    },
+    "A challenge can be used once,": {
+        "hostile_items": [
+            "a_challenge_is_not_changed_copied_or_inherited",
+            "a_challenge_from_before_a_fork_is_its_makers",
+        ]
+    },
+    "It can't be copied, pickled or": {
+        "hostile_items": [
+            "a_challenge_is_not_changed_copied_or_inherited",
+            "a_challenge_from_before_a_fork_is_its_makers",
+        ]
+    },
+    "Of proofs that are verified together,": {
+        "hostile_items": ["an_odd_item_fails_alone", "every_row_can_be_stored"]
+    },
+    "A proof may be made in a signal": {
+        "reentrancy": ["signals_stop_nothing", "finalizers_stop_nothing"]
+    },
+    "An operation that writes (verifying": {
+        "reentrancy": ["what_writes_within_a_transaction_is_refused"]
+    },
+    "The parent trusts the answer's": {
         "remote": [
             "a_meddled_answer_is_refused",
             "an_address_that_would_leak_is_refused",
             "the_environments_proxy_is_not_shown_the_key",
         ]
     },
-    "The challenge is new in each attempt": {"remote": ["a_recorded_answer_is_refused"]},
-    "The child works only for parents that it names": {
+    "It reads no stream, command,": {
+        "remote": [
+            "a_meddled_answer_is_refused",
+            "an_address_that_would_leak_is_refused",
+            "the_environments_proxy_is_not_shown_the_key",
+        ]
+    },
+    "The challenge is new in each": {"remote": ["a_recorded_answer_is_refused"]},
+    "The child works only for parents": {
         "remote": [
             "a_caller_that_is_not_accepted_gets_no_work",
             "a_replayed_request_is_not_worked_on_again",
         ]
     },
-    "Its state can't be written from outside": {
+    "The parent's proof covers child,": {
+        "remote": [
+            "a_caller_that_is_not_accepted_gets_no_work",
+            "a_replayed_request_is_not_worked_on_again",
+        ]
+    },
+    "The child spends each request": {
+        "remote": [
+            "a_caller_that_is_not_accepted_gets_no_work",
+            "a_replayed_request_is_not_worked_on_again",
+        ]
+    },
+    "Its state can't be written from": {
         "remote": [
             "nobody_writes_a_childs_state",
             "what_a_proxy_adds_to_the_configuration_changes_nothing",
         ]
     },
-    "Between two databases there is one secret": {
+    "Between two databases there is": {
         "peering": [
             "one_domain_cannot_play_the_agent_to_another",
             "a_secret_is_good_for_one_direction",
         ]
     },
-    "**A LangGraph Server** with": {"server": ["every_path_but_the_health_check_asks_for_a_key"]},
+    "An enrolled peer can be verified,": {
+        "peering": [
+            "one_domain_cannot_play_the_agent_to_another",
+            "a_secret_is_good_for_one_direction",
+        ]
+    },
+    "A LangGraph Server with `pipelit_agents.server:auth`": {
+        "server": ["every_path_but_the_health_check_asks_for_a_key"]
+    },
     "A missing, wrong, cut, expired": {"server": ["every_other_key_is_refused_in_the_same_words"]},
-    "Refusals of a source that keeps failing": {
+    "Refusals to a source that keeps": {
         "server": [
             "a_source_that_keeps_failing_waits_longer",
             "a_valid_key_doesnt_wait_behind_refusals",
             "failures_lock_nobody_out",
         ]
     },
-    "Threads, runs, assistants, crons and store items": {
+    "No account is locked.": {"server": ["failures_lock_nobody_out"]},
+    "Threads, runs, assistants, crons": {
         "server": [
             "what_another_made_is_not_there",
             "a_store_has_a_room_for_each",
             "a_search_finds_ones_own",
         ]
     },
-    "**Secrets at rest** are sealed": {
+    "A source may have 100 wrong keys": {
+        "refusals": [
+            "above_its_budget_a_source_is_refused_unseen",
+            "many_sources_have_a_budget_together",
+        ]
+    },
+    "All sources together may have": {
+        "refusals": [
+            "above_its_budget_a_source_is_refused_unseen",
+            "many_sources_have_a_budget_together",
+        ]
+    },
+    "Requests above this limit get": {"refusals": ["unseen_means_that_the_database_isnt_asked"]},
+    "A source is an IPv4 address,": {"refusals": ["what_counts_as_one_source"]},
+    "A valid key is never refused": {"refusals": ["a_valid_key_gets_in_from_a_flooding_address"]},
+    "The server reads which keys are": {
+        "refusals": ["a_valid_key_gets_in_from_a_flooding_address"]
+    },
+    "A key that was issued less than": {
+        "refusals": ["a_key_made_during_a_flood_gets_in_when_retry_after_says"]
+    },
+    "`Retry-After` says when it is": {
+        "refusals": ["a_key_made_during_a_flood_gets_in_when_retry_after_says"]
+    },
+    "Secrets are encrypted with Fernet": {
         "keyring": ["another_purpose_does_not_open"],
         "stolen_database": [
             "no_byte_of_the_files_is_a_secret",
             "a_credential_whose_fields_were_changed_does_not_open",
         ],
     },
-    "No key, a wrong key, a moved or changed row": {
+    "Each is bound to its purpose,": {
+        "keyring": ["another_purpose_does_not_open"],
+        "stolen_database": [
+            "no_byte_of_the_files_is_a_secret",
+            "a_credential_whose_fields_were_changed_does_not_open",
+        ],
+    },
+    "Without the right key, or if": {
         "stolen_database": [
             "under_a_wrong_key_nothing_opens",
             "without_a_key_nothing_opens_and_nothing_is_stored",
         ],
         "rotation": ["nothing_is_sealed_under_another_databases_key"],
     },
-    "One row of the database names its key": {
+    "One row of the database names": {
         "key_row": [
             "whatever_is_sealed_first_names_the_key",
             "a_row_reveals_nothing_and_cant_be_made",
         ]
     },
-    "Before anything is encrypted or tagged": {
+    "Before anything is encrypted": {
         "key_row": [
             "whatever_is_sealed_first_names_the_key",
             "an_applications_column_in_this_database",
@@ -791,71 +897,52 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
         ],
         "rotation": ["nothing_is_sealed_under_another_databases_key"],
     },
-    "A process that was left with a replaced key": {
+    "This covers values, approvals,": {
+        "key_row": [
+            "whatever_is_sealed_first_names_the_key",
+            "an_applications_column_in_this_database",
+            "one_of_two_first_writers_is_admitted",
+        ],
+        "rotation": ["nothing_is_sealed_under_another_databases_key"],
+    },
+    "A process that still has a replaced": {
         "key_row": [
             "after_rotate_a_replaced_key_writes_nothing",
             "a_rotation_waits_for_a_paused_writer",
             "a_planted_value_admits_no_replaced_key",
         ]
     },
-    "A checkpoint is compared": {
+    "For a checkpoint, the keys are": {
         "key_row": ["checkpoints_are_written_under_the_databases_key_alone"]
     },
-    "Damaged values lock nobody out": {
+    "Damaged values lock nobody out.": {
         "key_row": [
             "damaged_values_lock_nobody_out",
             "a_row_that_was_changed_stops_writers_and_is_named",
         ]
     },
-    "A column that declares keys": {
+    "A damaged row stops everything": {
+        "key_row": [
+            "damaged_values_lock_nobody_out",
+            "a_row_that_was_changed_stops_writers_and_is_named",
+        ]
+    },
+    "A column with its own keys is": {
         "key_row": ["declared_keys_may_be_others_but_no_replaced_ones"]
     },
-    "Credentials are for all": {"credentials": ["a_credential_is_for_all_unless_kept"]},
-    "**A person's own credentials**": {
-        "per_person": [
-            "each_persons_run_opens_the_persons_own",
-            "nobody_is_nobody",
-            "a_servers_user_is_the_person",
-            "a_spawned_child_acts_for_its_parents_person",
-        ]
+    "Credentials are available to": {"credentials": ["a_credential_is_for_all_unless_kept"]},
+    "`created_by` is a record, not": {"credentials": ["a_credential_is_for_all_unless_kept"]},
+    "`allow=[…]` restricts a credential": {
+        "credentials": ["a_kept_credential_opens_for_named_accounts_only"]
     },
-    "State, model text, `configurable`, metadata, headers and a user": {
-        "per_person": ["no_lie_chooses_a_person", "a_model_chooses_nobody"],
-        "server": ["each_run_uses_its_own_persons_key"],
-    },
-    "In the transaction of each opening the person is checked": {
-        "per_person": [
-            "a_deactivated_person_opens_nothing",
-            "only_a_person_can_be_vouched_for",
-            "a_peer_is_no_person",
-        ]
-    },
-    "When an `acting_for` block has ended": {
-        "per_person": [
-            "a_block_that_has_ended_acts_for_nobody_in_its_threads",
-            "a_block_that_has_ended_acts_for_nobody_in_its_tasks",
-        ],
-        "acting": ["a_copy_of_an_ended_block_is_no_person"],
-    },
-    "A process that was forked in a block": {
-        "acting": ["a_forked_process_acts_for_nobody"],
-    },
-    "A ciphertext is bound to person and name": {
-        "per_person": ["a_ciphertext_elsewhere_does_not_open"]
-    },
-    "The audit's column `person` names": {
-        "per_person": ["each_persons_run_opens_the_persons_own", "the_seals_cover_the_person"]
-    },
-    "`created_by` is a record": {"credentials": ["a_credential_is_for_all_unless_kept"]},
-    "`allow=[…]` keeps one": {"credentials": ["a_kept_credential_opens_for_named_accounts_only"]},
-    "A spawn can limit what its children open": {
+    "A spawn can limit what its children": {
         "child_credentials": [
             "a_child_opens_what_spawn_and_task_both_name",
             "a_mistaken_ceiling_is_an_error_when_the_graph_is_built",
             "a_model_cannot_name_credentials",
         ]
     },
-    "The limit holds in the child's sub-graphs": {
+    "The limit holds in the child's": {
         "child_credentials": [
             "a_grandchild_opens_no_more_than_its_parent",
             "a_resumed_child_has_its_limit_again",
@@ -863,14 +950,60 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "threads_and_tasks_of_a_child_have_its_limit",
         ]
     },
-    "**Secrets in a running node.**": {
+    "A person's own credentials (`put(…,": {
+        "per_person": [
+            "each_persons_run_opens_the_persons_own",
+            "nobody_is_nobody",
+            "a_servers_user_is_the_person",
+            "a_spawned_child_acts_for_its_parents_person",
+        ]
+    },
+    "State, model text, `configurable`,": {
+        "per_person": ["no_lie_chooses_a_person", "a_model_chooses_nobody"],
+        "server": ["each_run_uses_its_own_persons_key"],
+    },
+    "The transaction of each opening": {
+        "per_person": [
+            "a_deactivated_person_opens_nothing",
+            "only_a_person_can_be_vouched_for",
+            "a_peer_is_no_person",
+        ]
+    },
+    "So a deactivated person, an agent,": {
+        "per_person": [
+            "a_deactivated_person_opens_nothing",
+            "only_a_person_can_be_vouched_for",
+            "a_peer_is_no_person",
+        ]
+    },
+    "After an `acting_for` block has": {
+        "per_person": [
+            "a_block_that_has_ended_acts_for_nobody_in_its_threads",
+            "a_block_that_has_ended_acts_for_nobody_in_its_tasks",
+        ],
+        "acting": ["a_copy_of_an_ended_block_is_no_person"],
+    },
+    "A process that was forked in": {"acting": ["a_forked_process_acts_for_nobody"]},
+    "A ciphertext is bound to person": {"per_person": ["a_ciphertext_elsewhere_does_not_open"]},
+    "If it is copied to another person,": {"per_person": ["a_ciphertext_elsewhere_does_not_open"]},
+    "The audit's column `person` names": {
+        "per_person": ["each_persons_run_opens_the_persons_own", "the_seals_cover_the_person"]
+    },
+    "`inject` opens a credential for": {
         "secret_scope": [
             "the_four_kinds_of_nodes",
             "a_thread_that_outlives_its_node_cannot_read",
             "a_closed_secret_has_no_plaintext",
         ]
     },
-    "A `Secret` refuses to be copied": {
+    "When the call has ended, the": {
+        "secret_scope": [
+            "the_four_kinds_of_nodes",
+            "a_thread_that_outlives_its_node_cannot_read",
+            "a_closed_secret_has_no_plaintext",
+        ]
+    },
+    "A `Secret` can't be copied, pickled": {
         "secret_scope": [
             "refuses_to_be_carried_off",
             "langgraph_serializer_refuses",
@@ -878,8 +1011,16 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "no_text_gets_the_mask_instead_of_the_secret",
         ]
     },
-    "While it is open, every ordinary way out": {"canary": ["no_mistake_leaves_the_key_anywhere"]},
-    "return value, `yield`, `Command`": {
+    "If it is printed or logged, it": {
+        "secret_scope": [
+            "refuses_to_be_carried_off",
+            "langgraph_serializer_refuses",
+            "prints_as_a_mask",
+            "no_text_gets_the_mask_instead_of_the_secret",
+        ]
+    },
+    "While it is open, every ordinary": {"canary": ["no_mistake_leaves_the_key_anywhere"]},
+    "return value, `yield`, `Command`,": {
         "boundary": [
             "state_that_holds_a_key_is_refused",
             "commands_and_sends_are_searched",
@@ -887,7 +1028,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
         ],
         "ways_out": ["state_that_was_changed_in_place_is_refused_and_cleaned"],
     },
-    "`interrupt()`, stream writer, a tool's `emit_output_delta`": {
+    "`interrupt()`, stream writer,": {
         "doors": [
             "what_a_tool_streams_is_guarded",
             "the_reason_to_stop_a_run_is_searched",
@@ -896,7 +1037,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
         "canary": ["no_mistake_leaves_the_key_anywhere"],
         "ways_out": ["a_store_is_searched_when_it_is_called"],
     },
-    "what a runnable, model, tool or subgraph": {
+    "input, results, streams and events": {
         "doors": [
             "what_a_run_tells_besides_is_searched",
             "an_error_that_is_tried_again_loses_the_key",
@@ -905,7 +1046,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
         ],
         "canary": ["no_mistake_leaves_the_key_anywhere"],
     },
-    "what is streamed in pieces": {
+    "pieces of a stream (tokens as": {
         "streams": [
             "no_consumer_gets_a_key_in_pieces",
             "what_is_no_key_comes_whole_and_in_order",
@@ -934,10 +1075,10 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "langsmiths_run_of_the_node_has_no_key",
         ]
     },
-    "`update_state` inside the node": {
+    "`update_state` inside the node,": {
         "surroundings": ["state_updated_inside_a_node_is_refused_by_a_sealed_saver"]
     },
-    "an exception: text, arguments, notes": {
+    "an exception: text, arguments,": {
         "redact": [
             "an_exception_keeps_its_type_and_loses_the_key",
             "what_can_not_be_mended_is_replaced",
@@ -956,37 +1097,38 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "the_recipe_for_opentelemetry",
         ],
     },
-    "It is looked for in clear and as base64": {
+    "The search finds the secret in": {
         "patterns": ["a_secret_is_found_as_it_is_used"],
         "boundary": ["a_secret_is_found_wherever_it_hides"],
         "ways_out": ["every_carrier_is_searched"],
     },
-    "What a secret encodes in base64": {
+    "It also finds JSON in a URL,": {
+        "patterns": ["a_secret_is_found_as_it_is_used"],
+        "boundary": ["a_secret_is_found_wherever_it_hides"],
+        "ways_out": ["every_carrier_is_searched"],
+    },
+    "It searches containers, objects,": {
+        "patterns": ["a_secret_is_found_as_it_is_used"],
+        "boundary": ["a_secret_is_found_wherever_it_hides"],
+        "ways_out": ["every_carrier_is_searched"],
+    },
+    "What a secret itself encodes": {
         "parts": [
             "a_secret_is_found_decoded_and_rewritten",
             "a_private_key_is_found_in_every_format",
         ]
     },
-    "A credential that is a document": {"parts": ["the_secrets_in_a_document_are_found"]},
-    "Names of fields are read as words": {
-        "parts": ["names_are_read_as_words", "ordinary_values_are_no_secrets"],
-        "honest": [
-            "an_honest_node_with_a_secret_is_not_refused",
-            "an_honest_node_with_all_secrets_is_not_refused",
-        ],
-    },
-    "`credentials.put` and `credentials.get`, and the commands": {
-        "parts": [
-            "put_says_which_parts_are_searched_for",
-            "put_says_it_of_each_field",
-            "put_warns_of_a_common_part",
-            "no_name_shows_a_value",
-        ],
-        "cli": ["put_and_show_name_the_parts_that_are_searched_for"],
-    },
-    "Of a value of any other type everything": {"written_forms": ["every_form_is_searched"]},
-    "That code runs on a thread of its own": {"written_forms": ["what_hangs_is_left_behind"]},
+    "For a value of any other type,": {"written_forms": ["every_form_is_searched"]},
+    "Bound methods, partials, generators": {"written_forms": ["every_form_is_searched"]},
+    "The code of such values runs": {"written_forms": ["what_hangs_is_left_behind"]},
+    "A value that doesn't answer within": {"written_forms": ["what_hangs_is_left_behind"]},
     "So an object with a hanging `repr`": {
+        "written_forms": [
+            "a_type_that_hangs_is_waited_for_once",
+            "slow_values_use_up_only_the_time_of_their_type",
+        ]
+    },
+    "For the next five minutes, values": {
         "written_forms": [
             "a_type_that_hangs_is_waited_for_once",
             "slow_values_use_up_only_the_time_of_their_type",
@@ -999,7 +1141,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "what_was_unsearchable_in_the_input_is_searched_for_what_the_node_adds",
         ]
     },
-    "What counts is what the node adds.": {
+    "Only what the node adds counts": {
         "given_to_nodes": [
             "what_was_given_may_be_given_back",
             "the_secret_itself_is_no_copy",
@@ -1013,34 +1155,155 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "tools_may_give_back_what_they_were_given",
         ]
     },
+    "Its input is the state, messages,": {
+        "given_to_nodes": [
+            "what_was_given_may_be_given_back",
+            "answers_and_stored_values_may_be_given_back",
+            "tools_may_give_back_what_they_were_given",
+        ]
+    },
     "So somebody who writes guesses": {
         "given_to_nodes": [
             "sixty_thousand_guesses_tell_nothing",
             "what_is_known_is_one_part_of_a_secret",
         ]
     },
-    "`make canary` prints what": {
+    "`make canary` prints what 91": {
         "canary": ["no_mistake_leaves_the_key_anywhere", "the_pages_say_how_many_there_are"]
+    },
+    "A credential that is a document": {"parts": ["the_secrets_in_a_document_are_found"]},
+    "Names of fields are read as words,": {
+        "parts": ["names_are_read_as_words", "ordinary_values_are_no_secrets"],
+        "honest": [
+            "an_honest_node_with_a_secret_is_not_refused",
+            "an_honest_node_with_all_secrets_is_not_refused",
+        ],
+    },
+    "If the name doesn't decide it,": {
+        "parts": ["names_are_read_as_words", "ordinary_values_are_no_secrets"],
+        "honest": [
+            "an_honest_node_with_a_secret_is_not_refused",
+            "an_honest_node_with_all_secrets_is_not_refused",
+        ],
+    },
+    "`credentials.put` and `credentials.get`,": {
+        "parts": [
+            "put_says_which_parts_are_searched_for",
+            "put_says_it_of_each_field",
+            "put_warns_of_a_common_part",
+            "no_name_shows_a_value",
+        ],
+        "cli": ["put_and_show_name_the_parts_that_are_searched_for"],
+    },
+    "`put` warns about parts that": {
+        "parts": [
+            "put_says_which_parts_are_searched_for",
+            "put_says_it_of_each_field",
+            "put_warns_of_a_common_part",
+            "no_name_shows_a_value",
+        ],
+        "cli": ["put_and_show_name_the_parts_that_are_searched_for"],
     },
     "`credentials.tool` makes a tool": {
         "ways_out": ["a_tool_of_ours_refuses_what_the_model_makes_up"],
-        "middleware": [
-            "a_tool_gets_its_own_key",
-            "a_model_that_sends_the_parameter_is_refused",
-        ],
+        "middleware": ["a_tool_gets_its_own_key", "a_model_that_sends_the_parameter_is_refused"],
     },
-    "Its `model` opens the key by itself wherever": {
+    "If a model sends a value for": {
+        "ways_out": ["a_tool_of_ours_refuses_what_the_model_makes_up"],
+        "middleware": ["a_tool_gets_its_own_key", "a_model_that_sends_the_parameter_is_refused"],
+    },
+    "Its `model` opens the key by": {
         "keyless_model": [
             "what_calls_a_model_by_itself_gets_the_key",
             "outside_of_a_node_it_is_refused",
             "a_stream_that_outlives_its_node_is_refused",
-        ],
+        ]
     },
-    "The seed of another service's authenticator is stored encrypted": {
+    "`credentials.http_auth` fills": {
+        "http_auth": [
+            "the_header_is_filled_for_the_request_only",
+            "another_server_gets_nothing",
+            "a_redirect_elsewhere_takes_no_header_along",
+            "origins_are_compared_as_browsers_do",
+            "arguments_are_checked_when_it_is_made",
+        ]
+    },
+    "It does so only for the servers": {
+        "http_auth": [
+            "the_header_is_filled_for_the_request_only",
+            "another_server_gets_nothing",
+            "a_redirect_elsewhere_takes_no_header_along",
+            "origins_are_compared_as_browsers_do",
+            "arguments_are_checked_when_it_is_made",
+        ]
+    },
+    "Afterwards, the request shows": {
+        "http_auth": [
+            "a_redirect_on_the_same_server_works",
+            "a_request_that_fails_keeps_nothing",
+            "an_error_after_a_redirect_or_at_a_proxy_keeps_nothing",
+        ]
+    },
+    "If a proxy from the environment": {
+        "http_auth": ["an_error_after_a_redirect_or_at_a_proxy_keeps_nothing"]
+    },
+    "The check of redirects needs": {"http_auth": ["a_redirect_elsewhere_takes_no_header_along"]},
+    "Other transports follow httpx's": {
+        "http_auth": ["a_redirect_elsewhere_takes_no_header_along"]
+    },
+    "`credentials.test` uses `http_auth`": {
+        "trial": [
+            "a_redirect_takes_the_key_nowhere",
+            "another_server_than_the_credentials_gets_nothing",
+            "a_certificate_that_nobody_signed_stops_the_key",
+            "each_answer_has_an_outcome_and_a_reason",
+            "a_model_without_an_address_is_tested_at_its_provider",
+        ]
+    },
+    "It asks the credential's own": {
+        "trial": [
+            "a_redirect_takes_the_key_nowhere",
+            "another_server_than_the_credentials_gets_nothing",
+            "a_certificate_that_nobody_signed_stops_the_key",
+            "each_answer_has_an_outcome_and_a_reason",
+            "a_model_without_an_address_is_tested_at_its_provider",
+        ]
+    },
+    "It uses only the status of the": {"trial": ["each_answer_has_an_outcome_and_a_reason"]},
+    "The body isn't read, and nothing": {
+        "trial": [
+            "what_a_server_repeats_is_neither_shown_nor_logged",
+            "each_answer_has_an_outcome_and_a_reason",
+        ]
+    },
+    "In a database's connection string,": {
+        "trial": ["a_database_is_asked_with_no_file_of_this_machine"]
+    },
+    "With `public_only`, which the": {
+        "trial": [
+            "a_test_of_public_servers_doesnt_reach_this_machine_by_its_public_address",
+            "which_addresses_are_public",
+            "a_test_of_public_servers_connects_to_no_other",
+        ],
+        "desk_credentials": ["a_members_test_reaches_nothing_inside"],
+    },
+    "It doesn't connect to this machine,": {
+        "trial": [
+            "a_test_of_public_servers_doesnt_reach_this_machine_by_its_public_address",
+            "which_addresses_are_public",
+            "a_test_of_public_servers_connects_to_no_other",
+        ],
+        "desk_credentials": ["a_members_test_reaches_nothing_inside"],
+    },
+    "The result doesn't say whether": {
+        "trial": ["a_test_of_public_servers_connects_to_no_other"],
+        "desk_credentials": ["a_members_test_reaches_nothing_inside"],
+    },
+    "The seed of another service's": {
         "issued_codes": ["no_reference_opens_the_seed", "no_frame_of_an_error_shows_the_seed"],
         "canary": ["no_mistake_leaves_the_key_anywhere"],
     },
-    "Each code is handed out once in all processes": {
+    "Each code is given out once in": {
         "races": ["no_code_of_another_service_is_handed_out_twice"],
         "issued_codes": [
             "each_code_is_handed_out_once",
@@ -1049,68 +1312,13 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "one_seed_has_one_row_of_steps",
         ],
     },
-    "The table that says so has no seed": {"issued_codes": ["the_table_tells_nothing_of_a_seed"]},
-    "`credentials.http_auth` fills the header of a request": {
-        "http_auth": [
-            "the_header_is_filled_for_the_request_only",
-            "another_server_gets_nothing",
-            "a_redirect_elsewhere_takes_no_header_along",
-            "origins_are_compared_as_browsers_do",
-            "arguments_are_checked_when_it_is_made",
-        ],
-    },
-    "Then the request shows a mask": {
-        "http_auth": [
-            "a_redirect_on_the_same_server_works",
-            "a_request_that_fails_keeps_nothing",
-            "an_error_after_a_redirect_or_at_a_proxy_keeps_nothing",
-        ],
-    },
-    "A proxy of the environment that would receive the header": {
-        "http_auth": ["an_error_after_a_redirect_or_at_a_proxy_keeps_nothing"],
-    },
-    "The check of redirects needs the transports of httpx": {
-        "http_auth": ["a_redirect_elsewhere_takes_no_header_along"],
-    },
-    "`credentials.test` asks with `http_auth` whether a service accepts a key": {
-        "trial": [
-            "a_redirect_takes_the_key_nowhere",
-            "another_server_than_the_credentials_gets_nothing",
-            "a_certificate_that_nobody_signed_stops_the_key",
-            "each_answer_has_an_outcome_and_a_reason",
-            "a_model_without_an_address_is_tested_at_its_provider",
-        ],
-    },
-    "It reads the status of the answer": {
-        "trial": ["each_answer_has_an_outcome_and_a_reason"],
-    },
-    "The body isn't read, and nothing of the requests is logged": {
-        "trial": [
-            "what_a_server_repeats_is_neither_shown_nor_logged",
-            "each_answer_has_an_outcome_and_a_reason",
-        ],
-    },
-    "Of a database's connection string only options are tried": {
-        "trial": ["a_database_is_asked_with_no_file_of_this_machine"],
-    },
-    "With `public_only`, as the API tests for members": {
-        "trial": [
-            "a_test_of_public_servers_doesnt_reach_this_machine_by_its_public_address",
-            "which_addresses_are_public",
-            "a_test_of_public_servers_connects_to_no_other",
-        ],
-        "desk_credentials": ["a_members_test_reaches_nothing_inside"],
-    },
-    "Whether something answers there isn't told": {
-        "trial": ["a_test_of_public_servers_connects_to_no_other"],
-        "desk_credentials": ["a_members_test_reaches_nothing_inside"],
-    },
-    "Whatever was revealed or refused is in the audit": {
+    "The table of these codes contains": {"issued_codes": ["the_table_tells_nothing_of_a_seed"]},
+    "Each opening and each refusal": {
         "middleware": ["each_opening_is_on_record"],
         "keyless_model": ["what_calls_a_model_by_itself_gets_the_key"],
         "ways_out": ["every_refusal_is_on_record"],
     },
-    "An error of what takes or opens a secret": {
+    "Errors of functions that take": {
         "discretion": [
             "a_put_with_a_bad_argument_shows_no_secret",
             "a_put_that_cannot_seal_shows_no_secret",
@@ -1122,8 +1330,32 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "commands_show_no_secret",
         ]
     },
-    "The variables of your own code stay": {"discretion": ["the_callers_own_frames_stay"]},
-    "A secret that is passed where a name belongs": {
+    "This covers each public method": {
+        "discretion": [
+            "a_put_with_a_bad_argument_shows_no_secret",
+            "a_put_that_cannot_seal_shows_no_secret",
+            "accounts_and_factors_show_no_secret",
+            "each_public_method_that_takes_a_secret_is_discreet",
+            "keys_are_in_no_frame",
+            "a_credential_that_is_not_allowed_is_in_no_frame",
+            "pure_functions_show_no_secret",
+            "commands_show_no_secret",
+        ]
+    },
+    "So error trackers that send local": {
+        "discretion": [
+            "a_put_with_a_bad_argument_shows_no_secret",
+            "a_put_that_cannot_seal_shows_no_secret",
+            "accounts_and_factors_show_no_secret",
+            "each_public_method_that_takes_a_secret_is_discreet",
+            "keys_are_in_no_frame",
+            "a_credential_that_is_not_allowed_is_in_no_frame",
+            "pure_functions_show_no_secret",
+            "commands_show_no_secret",
+        ]
+    },
+    "The variables of your own code": {"discretion": ["the_callers_own_frames_stay"]},
+    "A secret that is passed where": {
         "secrets_as_names": [
             "a_secret_as_a_name_is_not_repeated",
             "a_secret_as_the_name_of_a_credential_is_refused_when_it_is_declared",
@@ -1132,25 +1364,39 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "an_ordinary_wrong_name_is_repeated",
         ]
     },
-    "What has the form of a key is not stored": {
+    "Unknown names are repeated and": {
+        "secrets_as_names": [
+            "a_secret_as_a_name_is_not_repeated",
+            "a_secret_as_the_name_of_a_credential_is_refused_when_it_is_declared",
+            "what_a_node_raises_does_not_repeat_it",
+            "swapped_arguments_leave_no_code_behind",
+            "an_ordinary_wrong_name_is_repeated",
+        ]
+    },
+    "A text that has the form of a": {
         "secrets_as_names": [
             "a_secret_as_a_name_is_not_repeated",
             "a_secret_in_public_is_refused",
             "ordinary_public_fields_are_stored",
         ]
     },
-    "**Checkpoints at rest.**": {
+    "`pipelit.sealed_saver(saver)`": {
         "checkpoints": ["a_sealed_saver_writes_nothing_in_clear"],
-        "checkpoints_forged": [
-            "a_checkpoint_belongs_to_its_place",
-            "a_write_belongs_to_its_place",
-        ],
+        "checkpoints_forged": ["a_checkpoint_belongs_to_its_place", "a_write_belongs_to_its_place"],
     },
-    "Ids (of threads, checkpoints, tasks and runs)": {
+    "It binds each to its thread,": {
+        "checkpoints": ["a_sealed_saver_writes_nothing_in_clear"],
+        "checkpoints_forged": ["a_checkpoint_belongs_to_its_place", "a_write_belongs_to_its_place"],
+    },
+    "A write is also bound to its": {
+        "checkpoints": ["a_sealed_saver_writes_nothing_in_clear"],
+        "checkpoints_forged": ["a_checkpoint_belongs_to_its_place", "a_write_belongs_to_its_place"],
+    },
+    "Ids (of threads, checkpoints,": {
         "checkpoints": ["a_sealed_saver_writes_nothing_in_clear"],
         "filters": ["only_what_is_named_is_in_clear"],
     },
-    "They are compared with a sealed copy": {
+    "They are compared with an encrypted": {
         "checkpoints_forged": [
             "a_node_is_not_skipped_by_changed_versions",
             "each_field_of_a_checkpoint_is_authenticated",
@@ -1159,56 +1405,55 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "a_write_is_not_applied_twice",
         ]
     },
-    "The writes of a task are refused if": {
+    "A task's writes are refused if": {
         "missing_writes": [
             "no_node_is_skipped_by_deleting_a_write",
             "a_task_that_failed_does_not_look_done",
             "the_rows_of_a_call_are_there_together",
         ]
     },
-    "A filter of `list` decides by": {
+    "A filter of `list` uses the decrypted": {
         "filters": [
             "it_lists_what_a_saver_with_everything_in_clear_lists",
             "a_copy_in_clear_that_is_missing_lists_nothing_that_differs",
         ]
     },
-    "A checkpoint whose copy in clear was changed": {
+    "A checkpoint whose clear copy": {
         "filters": [
             "a_checkpoint_whose_metadata_was_changed_is_refused",
             "sealed_metadata_of_another_checkpoint_is_refused",
         ]
     },
-    "`copy_thread` verifies all of a thread": {
+    "`copy_thread` verifies all of": {
         "copied_threads": [
             "of_a_forged_thread_nothing_is_copied",
             "a_copy_shares_no_ciphertext_with_its_source",
             "a_thread_is_copied_to_a_new_one_only",
         ]
     },
-    "At the end it reads the copy back": {
+    "At the end it reads the copy": {
         "copied_threads": [
             "planted_writes_are_no_part_of_the_copy",
             "two_copies_at_once_are_not_mixed",
         ]
     },
-    "A copy that fails deletes its part only if": {
+    "If a copy fails, its part is": {
         "copied_threads": [
             "a_copy_that_fails_leaves_nothing",
             "a_copy_that_fails_leaves_what_others_wrote",
         ]
     },
-    "Rows in clear, also under": {
-        "checkpoints": [
-            "rows_in_clear_are_refused",
-            "strict_msgpack_stays_strict_and_sealed",
-        ]
+    "Rows in clear are refused, also": {
+        "checkpoints": ["rows_in_clear_are_refused", "strict_msgpack_stays_strict_and_sealed"]
     },
-    "A serializer alone": {"checkpoints": ["the_serializer_alone_seals_the_state"]},
-    "A key that sealed checkpoints stays": {
+    "A serializer alone (`pipelit.checkpoint_serializer()`)": {
+        "checkpoints": ["the_serializer_alone_seals_the_state"]
+    },
+    "A key that encrypted checkpoints": {
         "rotation": ["checkpoints_are_counted"],
         "checkpoints_forged": ["a_key_that_is_missing_is_named_with_its_checkpoint"],
     },
-    "**People** may have a second factor": {
+    "People may have a second factor": {
         "mfa": [
             "it_is_on_after_a_first_code",
             "a_code_is_good_once",
@@ -1216,22 +1461,207 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "turning_it_off_needs_a_code",
         ]
     },
+    "It is on after a first code.": {
+        "mfa": [
+            "it_is_on_after_a_first_code",
+            "a_code_is_good_once",
+            "the_same_limits_hold",
+            "turning_it_off_needs_a_code",
+        ]
+    },
+    "Its codes have the same limits": {
+        "mfa": [
+            "it_is_on_after_a_first_code",
+            "a_code_is_good_once",
+            "the_same_limits_hold",
+            "turning_it_off_needs_a_code",
+        ]
+    },
+    "All spellings of a code (spaces,": {"mfa": ["a_code_is_the_same_however_people_type_it"]},
+    "Refusals of `mfa.verify` look": {
+        "mfa": ["refusals_look_alike", "guesses_about_who_cant_be_right_lock_nobody_out"]
+    },
+    "Attempts about an account that": {
+        "mfa": ["refusals_look_alike", "guesses_about_who_cant_be_right_lock_nobody_out"]
+    },
     "Ten recovery codes of 80 bits": {
         "mfa": ["a_recovery_code_works_once", "a_recovery_code_is_one_persons"]
     },
-    "**Gates.** A tool with a gate": {
+    "`approve_with_totp` stops a graph": {
+        "approval": [
+            "a_named_persons_code_lets_it_go_on",
+            "a_wrong_code_asks_again_and_each_code_is_checked_once",
+        ]
+    },
+    "`pipelit.approvals` does the": {"approvals": ["a_question_is_asked_decided_and_used_once"]},
+    "The question (its id, the SHA-256": {
+        "approvals": ["every_field_is_under_the_tag", "an_approval_that_ended_is_not_turned_back"]
+    },
+    "The state of a question is under": {
+        "approvals": ["every_field_is_under_the_tag", "an_approval_that_ended_is_not_turned_back"]
+    },
+    "What is displayed is encrypted": {"approvals": ["what_is_shown_is_stored_encrypted"]},
+    "With `approvals.require`, the": {
+        "approvals": ["of_many_that_act_at_once_one_may", "an_older_copy_of_the_rows_is_not_enough"]
+    },
+    "The use is also recorded in a": {
+        "approvals": ["of_many_that_act_at_once_one_may", "an_older_copy_of_the_rows_is_not_enough"]
+    },
+    "Only the result of a tool call": {
+        "approvals": ["of_many_that_act_at_once_one_may", "an_older_copy_of_the_rows_is_not_enough"]
+    },
+    "A rule (`Approvers`) is under": {
+        "stored_forms": ["every_field_of_the_second_form_is_under_the_tag"],
+        "forged_calls": [
+            "a_changed_question_is_no_question",
+            "a_question_is_not_pointed_at_another_call",
+        ],
+    },
+    "Anyone who has the database and": {
+        "approvals": [
+            "a_planted_approval_is_none",
+            "a_changed_question_is_nobodys",
+            "a_changed_answer_is_no_answer",
+            "a_planted_recovery_code_approves_nothing",
+        ]
+    },
+    "Planted, copied or changed rows,": {
+        "approvals": [
+            "a_planted_approval_is_none",
+            "a_changed_question_is_nobodys",
+            "a_changed_answer_is_no_answer",
+            "a_planted_recovery_code_approves_nothing",
+        ]
+    },
+    "The refusal has a reason, and": {"approvals": ["a_planted_approval_is_none"]},
+    "An approval can be used once,": {
+        "approvals": ["a_used_approval_stays_used_whatever_the_clock_does"]
+    },
+    "A time in the future is refused,": {
+        "approvals": ["what_a_clock_that_was_ahead_made_is_refused_and_named"]
+    },
+    "A denial by a named approver,": {
+        "approvals": [
+            "a_denial_afterwards_voids_an_approval",
+            "an_approval_ends_with_the_second_factor_or_the_account",
+        ]
+    },
+    "Who denied it is under the HMAC": {
+        "approvals": [
+            "a_denial_that_is_deleted_counts_still",
+            "who_denied_is_not_taken_out_of_an_approval",
+        ]
+    },
+    "A deactivation deletes the person's": {"approvals": ["who_left_is_not_brought_back"]},
+    "If several people must approve,": {
+        "rules": ["who_leaves_counts_no_more", "one_denial_denies"],
+        "forged_calls": ["one_answer_is_not_counted_twice"],
+    },
+    "The approval of a tool call is": {
+        "tool_calls": [
+            "an_approval_is_of_one_call",
+            "the_approval_of_a_call_is_of_no_use_elsewhere",
+        ]
+    },
+    "It starts the call once (and": {
+        "tool_calls": ["twins_start_a_call_once", "a_call_that_interrupts_itself_starts_once_more"],
+        "forged_calls": ["a_used_approval_is_not_restored", "a_suspended_call_is_not_restored"],
+    },
+    "A call whose result isn't known": {
+        "tool_calls": ["twins_start_a_call_once", "a_call_that_interrupts_itself_starts_once_more"],
+        "forged_calls": ["a_used_approval_is_not_restored", "a_suspended_call_is_not_restored"],
+    },
+    "The code that runs needs what": {
+        "tool_calls": ["the_rule_of_the_running_code_counts", "the_rule_of_the_question_counts"]
+    },
+    "A model can't flood approvers.": {
+        "tool_calls": [
+            "limits_of_waiting_questions",
+            "a_person_asks_so_many_questions",
+            "a_thread_without_a_person_asks_so_many_questions",
+            "waiting_questions_are_not_too_long_to_list",
+        ]
+    },
+    "At most 200 questions about tool": {
+        "tool_calls": [
+            "limits_of_waiting_questions",
+            "a_person_asks_so_many_questions",
+            "a_thread_without_a_person_asks_so_many_questions",
+            "waiting_questions_are_not_too_long_to_list",
+        ]
+    },
+    "A planted row, with values of": {
+        "planted_rows": [
+            "planted_rows_are_in_nobodys_way",
+            "a_changed_attempt_keeps_nobody_waiting",
+        ]
+    },
+    "Nobody can stop what others want:": {"approvals": ["a_stranger_stops_nothing_without_a_code"]},
+    "In a graph, it ends the question": {
+        "approval": ["a_denial_without_a_code_ends_this_question_alone"]
+    },
+    "`approvals verify` detects what": {
+        "approval_register": [
+            "a_change_is_found",
+            "a_restored_row_is_found",
+            "everything_deleted_is_found_by_sealed_entries",
+        ]
+    },
+    "It detects with the key alone": {"approval_register": ["an_edited_file_is_found"]},
+    "It detects an older copy of the": {
+        "approval_register": ["an_older_database_is_found_by_an_export_that_was_kept"]
+    },
+    "At a terminal, in a notebook": {
+        "approvals_commands": [
+            "what_misleads_is_escaped",
+            "foreign_letters_are_named",
+            "signs_that_look_like_others_are_named",
+            "padding_draws_no_line",
+            "a_warning_is_the_last_line",
+            "a_long_value_has_a_warning",
+        ],
+        "display": ["a_question_is_shown_whole_and_exactly"],
+        "static_files": ["whatever_is_approved_is_in_the_page_as_a_whole"],
+    },
+    "Characters that hide, cover or": {
+        "approvals_commands": [
+            "what_misleads_is_escaped",
+            "foreign_letters_are_named",
+            "signs_that_look_like_others_are_named",
+            "padding_draws_no_line",
+            "a_warning_is_the_last_line",
+            "a_long_value_has_a_warning",
+        ],
+        "display": ["a_question_is_shown_whole_and_exactly"],
+        "static_files": ["whatever_is_approved_is_in_the_page_as_a_whole"],
+    },
+    "The time to display it depends": {
+        "approvals_commands": [
+            "a_deep_value_is_no_longer_than_it_is",
+            "the_beginning_of_a_value_is_escaped_and_cut",
+        ],
+        "desk_approvals": ["a_huge_question_stops_no_list"],
+    },
+    "A list of questions shows one": {
+        "approvals_commands": [
+            "a_deep_value_is_no_longer_than_it_is",
+            "the_beginning_of_a_value_is_escaped_and_cut",
+        ],
+        "desk_approvals": ["a_huge_question_stops_no_list"],
+    },
+    "A tool with a gate (`ApprovalMiddleware`,": {
         "tool_gate": ["it_waits_and_pays_once", "two_of_three_have_to_approve"],
         "approval_middleware": ["three_calls_are_answered_apart"],
         "task_approvals": ["a_task_waits_for_a_yes_and_goes_out_once", "tasks_are_answered_apart"],
     },
-    "The gate reads the answer": {
+    "The gate reads the answer from": {
         "tool_gate": [
             "an_approver_who_was_deactivated_approved_nothing",
             "a_stranger_with_the_thread_cannot_answer",
         ],
         "task_approvals": ["an_approver_who_was_deactivated_approved_nothing"],
     },
-    "A resume approves nothing": {
+    "A resume approves nothing, and": {
         "tool_gate": [
             "it_waits_and_pays_once",
             "changed_arguments_are_another_question",
@@ -1249,10 +1679,10 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
         ],
         "task_approvals": ["another_input_needs_another_yes"],
     },
-    "Code that changes the message with the call": {
+    "Code that changes the message": {
         "tool_gate": ["code_beside_the_tool_cannot_change_what_was_approved"]
     },
-    "A tool that fails, is cancelled or is retried": {
+    "A tool that fails, is cancelled": {
         "approved_payments": [
             "a_killed_process_never_pays_twice",
             "processes_that_wake_the_agent_at_once_pay_once",
@@ -1266,8 +1696,8 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
         "approval_middleware": ["a_failed_payment_is_not_retried"],
         "task_approvals": ["after_a_kill_a_task_isnt_sent_again"],
     },
-    "The model reads that it isn't known": {"tool_gate": ["a_kill_after_the_approval_was_used"]},
-    "A sub-agent that runs such a tool": {
+    "The model reads that it isn't": {"tool_gate": ["a_kill_after_the_approval_was_used"]},
+    "A sub-agent that runs such a": {
         "approval_middleware": ["a_sub_agent_that_inherits_the_tool_is_refused"],
         "behind_the_gate": [
             "it_cannot_choose_a_tool_without_its_gate",
@@ -1275,7 +1705,15 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "it_cannot_make_a_call_of_its_own_tool_twice",
         ],
     },
-    "A gate that can't ask refuses the call": {
+    "The same is true for middleware": {
+        "approval_middleware": ["a_sub_agent_that_inherits_the_tool_is_refused"],
+        "behind_the_gate": [
+            "it_cannot_choose_a_tool_without_its_gate",
+            "it_cannot_change_a_call_of_its_own_tool",
+            "it_cannot_make_a_call_of_its_own_tool_twice",
+        ],
+    },
+    "A gate that can't ask refuses": {
         "tool_gate": [
             "a_run_that_cannot_wait_is_an_error",
             "arguments_that_cannot_be_displayed_are_refused",
@@ -1283,9 +1721,9 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
         ],
         "task_approvals": ["an_error_of_the_graphs_author_sends_nothing"],
     },
-    "A denial of a call ends that call": {"tool_calls": ["a_denied_call_does_not_start"]},
-    "The model reads who denied it": {"tool_gate": ["a_denial_is_in_words"]},
-    "It can't fill what the tool hides": {"tool_gate": ["a_model_cannot_fill_what_the_tool_hides"]},
+    "A denial of a call ends that": {"tool_calls": ["a_denied_call_does_not_start"]},
+    "The model reads who denied it,": {"tool_gate": ["a_denial_is_in_words"]},
+    "It can't fill arguments that": {"tool_gate": ["a_model_cannot_fill_what_the_tool_hides"]},
     "People and rules see the arguments": {
         "read_arguments": [
             "people_see_what_the_function_receives",
@@ -1293,7 +1731,14 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
         ],
         "tool_gate": ["a_tool_with_a_json_schema_hides_only_what_langgraph_injects"],
     },
-    "What is asked, why it was denied": {
+    "So a second name, a text in place": {
+        "read_arguments": [
+            "people_see_what_the_function_receives",
+            "a_model_cannot_get_around_when",
+        ],
+        "tool_gate": ["a_tool_with_a_json_schema_hides_only_what_langgraph_injects"],
+    },
+    "The question, the reason of a": {
         "approvals": ["what_is_shown_is_stored_encrypted"],
         "tool_calls": ["a_result_is_stored_encrypted"],
     },
@@ -1301,14 +1746,21 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
         "approval_notices": ["a_webhook_has_no_arguments_unless_told_so"],
         "webhooks": ["a_receiver_verifies_what_arrives"],
     },
-    "**A key can be replaced**": {
+    "A key can be replaced while the": {
         "rotation": [
             "everything_opens_under_the_newer_key_alone",
             "killed_three_times_with_writers_beside_it_loses_nothing",
             "a_value_that_is_written_meanwhile_is_not_overwritten",
         ]
     },
-    "An older key is said to be free": {
+    "Each value is replaced only if": {
+        "rotation": [
+            "everything_opens_under_the_newer_key_alone",
+            "killed_three_times_with_writers_beside_it_loses_nothing",
+            "a_value_that_is_written_meanwhile_is_not_overwritten",
+        ]
+    },
+    "The command says that an older": {
         "rotation": ["checkpoints_are_counted"],
         "rotation_columns": [
             "an_applications_columns_are_counted_and_rotated",
@@ -1324,34 +1776,102 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "a_column_without_a_purpose_loses_nothing",
         ],
     },
-    "What wasn't counted is listed": {
+    "What wasn't counted is listed,": {
         "rotation_columns": [
             "models_that_this_process_knows_and_nobody_named_are_said",
             "rows_that_a_policy_hides_are_not_taken_for_none",
         ],
         "sealed_columns": ["a_new_tag_is_named_until_a_service_tags_it_again"],
     },
-    "`--purge` makes old ciphertext": {
+    "`--purge` removes old ciphertext": {
         "rotation": ["old_ciphertext_leaves_the_file"],
         "operations": ["a_key_that_is_purged_leaves_nothing"],
     },
-    "**The audit trail** can be sealed": {
+    "The audit trail can be sealed": {
         "audit_chain": [
             "what_is_sealed_cant_be_changed_unseen",
             "a_cut_off_end_shows_against_a_head",
         ]
     },
-    "**API keys** are 256 random bits": {
+    "A changed, removed, inserted": {
+        "audit_chain": [
+            "what_is_sealed_cant_be_changed_unseen",
+            "a_cut_off_end_shows_against_a_head",
+        ]
+    },
+    "Deletion of the newest seals": {
+        "audit_chain": [
+            "what_is_sealed_cant_be_changed_unseen",
+            "a_cut_off_end_shows_against_a_head",
+        ]
+    },
+    "`audit verify` counts every entry": {
+        "audit_numbers": ["many_planted_numbers_are_counted_and_some_named"]
+    },
+    "An entry with a number that pipelit-agents": {
+        "audit_numbers": [
+            "a_number_that_was_never_given_is_named",
+            "a_planted_number_locks_nobody_out",
+        ]
+    },
+    "An entry that is planted just": {
+        "audit_numbers": [
+            "an_entry_planted_just_ahead_stops_nobody",
+            "many_entries_planted_ahead_are_refused_in_words_until_the_numbering_is_past_them",
+        ]
+    },
+    "If more than a hundred were planted": {
+        "audit_numbers": [
+            "an_entry_planted_just_ahead_stops_nobody",
+            "many_entries_planted_ahead_are_refused_in_words_until_the_numbering_is_past_them",
+        ]
+    },
+    "No transaction waits for the": {"audit_numbers": ["no_verification_waits_for_the_sealer"]},
+    "An entry that PostgreSQL commits": {
+        "audit_numbers": ["an_entry_that_is_committed_late_is_sealed_late"]
+    },
+    "Pruning also uses the order of": {
+        "audit_chain": [
+            "an_entry_from_a_clock_that_was_ahead_is_stepped_over",
+            "a_clock_that_was_behind_deletes_nothing_early",
+        ]
+    },
+    "So an entry from a clock that": {
+        "audit_chain": [
+            "an_entry_from_a_clock_that_was_ahead_is_stepped_over",
+            "a_clock_that_was_behind_deletes_nothing_early",
+        ]
+    },
+    "Everything that decides is audited,": {
+        "users": ["everything_that_decides_is_audited"],
+        "spawn": ["every_outcome_is_audited"],
+        "mfa": ["all_of_it_is_audited"],
+    },
+    "A successful `authenticate` is": {
+        "api_keys": ["the_last_use_is_written_at_most_once_a_minute"]
+    },
+    "Of refused API keys, for each": {
+        "refusals": ["of_a_flood_the_first_are_written_and_the_rest_is_counted"]
+    },
+    "The others are counted, and one": {"refusals": ["a_long_flood_makes_an_entry_a_minute"]},
+    "API keys are 256 random bits,": {
         "api_keys": ["the_shape_of_a_key", "the_database_has_sha256_of_a_key_only"]
     },
-    "**The desk** asks for the caller's key": {
+    "The desk verifies the caller's": {
         "ended_callers": [
             "a_body_that_was_held_back_does_nothing",
             "a_request_that_waited_for_a_code_does_nothing",
             "an_export_ends_with_the_key",
         ]
     },
-    "One source (an IPv4 address": {
+    "So a delayed request does nothing": {
+        "ended_callers": [
+            "a_body_that_was_held_back_does_nothing",
+            "a_request_that_waited_for_a_code_does_nothing",
+            "an_export_ends_with_the_key",
+        ]
+    },
+    "One source (an IPv4 address,": {
         "serving": [
             "a_client_that_takes_nothing_is_cut_off",
             "a_handshake_is_bounded_too",
@@ -1361,49 +1881,54 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
         ],
         "guards": ["a_body_has_a_size_and_a_time"],
     },
-    "The token that makes the first operator": {
+    "It has ten seconds for headers,": {
+        "serving": [
+            "a_client_that_takes_nothing_is_cut_off",
+            "a_handshake_is_bounded_too",
+            "a_network_of_one_customer_is_one_source",
+            "headers_have_a_time",
+            "one_address_hasnt_all_connections",
+        ],
+        "guards": ["a_body_has_a_size_and_a_time"],
+    },
+    "The token that creates the first": {
         "set_up_token": [
             "a_token_of_an_old_log_doesnt_come_again",
             "an_old_token_doesnt_come_again",
         ]
     },
-    "**Everything that decides is audited**": {
-        "users": ["everything_that_decides_is_audited"],
-        "spawn": ["every_outcome_is_audited"],
-        "mfa": ["all_of_it_is_audited"],
-    },
-    "A successful `authenticate` is recorded": {
-        "api_keys": ["the_last_use_is_written_at_most_once_a_minute"]
-    },
 }
 
 # Sentences among the promises that limit one, or send the reader elsewhere.
 LIMITS: Final = (
-    "What has begun to write ends",
-    "A run for nobody can use many threads",
-    "A text in the lead's conversation can still choose",
-    "A password of ordinary words can't be told from a name",
-    "A disk that loses what it confirmed",
-    "What an operator changes (accounts, keys, credentials)",
-    "A database restored from a backup",
-    "Who can write to the database and kept an earlier row",
-    "`checkpoint_serializer` can't do that on an event loop",
-    "PostgreSQL is told to confirm only",
-    "[docs/deployment.md](docs/deployment.md) has each fault",
-    "Deleted checkpoints aren't missed",
-    "[docs/answers.md](docs/answers.md) has the rules",
-    "The server tells 100,000 valid keys apart",
-    "With more, those used least recently",
-    "Each process of a server has budgets of its own",
-    "A stranger can still close the lane",
-    "Audience codes at other verifiers, proofs and spawns go on",
-    "So:",
-    "A process that is killed loses the count",
-    "Of those that were spent before the last one",
-    "On SQLite a planted number that is nearer",
-    "For an agent audience codes at other verifiers",
-    "It doesn't reach a thread that starts without",
-    "It is for mistakes, and no boundary",
+    "Audience codes at other verifiers,",
+    "A stranger can still close three",
+    'The lane "others" of a person:',
+    'The lane "others" of an agent:',
+    "The lane of one verifier that",
+    "In all three cases, audience",
+    "For the steps before the last",
+    "A disk that loses confirmed data",
+    "Changes by an operator (accounts,",
+    "A database that is restored from",
+    "PostgreSQL is told to confirm",
+    "[Deployment](docs/deployment.md#what-happens-when-something-fails)",
+    "[Answers](docs/answers.md) has",
+    "A text in the lead's conversation",
+    "The server distinguishes 100,000",
+    "With more, those that weren't",
+    "Each process of a server has",
+    "`checkpoint_serializer` can't",
+    "Whoever can write to the database",
+    "It doesn't reach a thread that",
+    "It prevents mistakes, and is",
+    "A password of ordinary words",
+    "Deleted checkpoints aren't detected,",
+    "A row that is put back as it",
+    "A run for nobody can use many",
+    "On SQLite, a planted number that",
+    "A process that is killed loses",
+    "A write that has begun is completed.",
 )
 
 NO_PROMISE: Final = ("**not defended**", "**no**")
