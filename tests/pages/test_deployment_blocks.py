@@ -14,14 +14,15 @@ from typing import Any
 import pytest
 import yaml
 from command_line import root
-from integration_pages import _FENCE
 from paths import ROOT
 
 from pipelit_agents.desk import DeskSettings
 from pipelit_agents.desk.serving import require_private
 from pipelit_agents.settings import Settings
 
-BLOCKS = _FENCE.findall((ROOT / "docs" / "deployment.md").read_text())
+# A block, and the name of its file in the line before it.
+FENCE = re.compile(r"(?:^`([\w.-]+)`:\n\n)?^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+BLOCKS = FENCE.findall((ROOT / "docs" / "deployment.md").read_text())
 FILES = {path: code for path, _, code in BLOCKS if path}
 SYSTEMD = shutil.which("systemd-analyze")
 _OF_THE_LIBRARY = {str(field.alias) for field in Settings.model_fields.values()}

@@ -38,7 +38,11 @@ from pipelit_agents.errors import CodeRejected, MalformedCode, PeerLocked
 __all__ = ["folder", "ready", "run"]
 
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
-BLOCKS = re.findall(r"```(sh|sh postgres|python)\n(.*?)```", OPERATIONS, re.DOTALL)
+BLOCKS = [
+    (language, code)
+    for language, code in re.findall(r"```(sh|sh postgres|python)\n(.*?)```", OPERATIONS, re.DOTALL)
+    if not code.startswith("pip install")
+]
 BASH = shutil.which("bash") or "/bin/bash"
 
 
