@@ -16,7 +16,7 @@ from paths import ROOT, TESTS
 
 # The beginning of a claim, and its tests: file and names, without `test_`.
 README_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
-    "a child that answers in another's name": {
+    "A sub-agent answers in another agent's name": {
         "spawn": [
             "another_identitys_proof_is_refused",
             "an_answer_to_a_changed_request_is_refused",
@@ -25,7 +25,7 @@ README_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "a_meddled_answer_is_refused_without_a_trace",
         ]
     },
-    "a child's server, or a proxy before it": {
+    "A sub-agent's server, or a proxy in front of it": {
         "remote": [
             "a_meddled_answer_is_refused",
             "a_recorded_answer_is_refused",
@@ -33,26 +33,26 @@ README_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "a_refusal_is_on_record_and_not_in_the_servers_words",
         ]
     },
-    "a caller whom a served child doesn't name": {
+    "Somebody calls a served sub-agent without permission": {
         "remote": [
             "a_caller_that_is_not_accepted_gets_no_work",
             "an_answer_to_another_question_is_refused",
             "a_replayed_request_is_not_worked_on_again",
         ]
     },
-    "`Command(graph=Command.PARENT)`, extra keys": {
+    "A sub-agent returns `Command(graph=Command.PARENT)`": {
         "spawn": [
             "a_command_to_the_parent_is_refused",
             "a_meddled_answer_is_refused_without_a_trace",
             "an_answer_over_the_limit_is_refused",
         ]
     },
-    "a prompt-injected model that wants another agent's code": {
+    "A prompt-injected model asks for another agent's code": {
         "tools": ["a_model_cannot_choose_whom_it_acts_as"],
         "tools_in_agents": ["no_code_of_another_by_injection"],
         "verification": ["a_code_made_for_another_is_not_accepted"],
     },
-    "a proven answer whose messages delete": {
+    "A verified answer contains messages that delete": {
         "accepted_messages": [
             "no_message_of_a_child_steers_its_parent",
             "what_was_left_out_is_said",
@@ -63,7 +63,7 @@ README_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "two_children_that_claim_one_id_are_still_two",
         ],
     },
-    "a model, a client or a reviewer that says yes": {
+    "A model, a client or a reviewer tries to approve": {
         "tool_gate": [
             "it_waits_and_pays_once",
             "a_stranger_with_the_thread_cannot_answer",
@@ -76,7 +76,7 @@ README_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "a_reviewers_answer_approves_nothing",
         ],
     },
-    "an agent C that got hold of A's code for B": {
+    "Agent C gets hold of A's code for B": {
         "verification": [
             "a_code_made_for_another_is_not_accepted",
             "a_code_is_good_with_its_own_message_alone",
@@ -86,7 +86,7 @@ README_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "a_relayed_code_carries_its_makers_words_or_none",
         ],
     },
-    "a code guessed, replayed or raced for": {
+    "Somebody guesses or replays a code": {
         "races": ["one_code_has_one_winner", "of_200_guesses_at_once_five_are_evaluated"],
         "verification": ["a_spent_code_is_not_accepted_in_the_next_step"],
         "ledger": ["ten_failures_in_a_row_lock_the_pair_for_15_minutes"],
@@ -97,7 +97,7 @@ README_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "a_year_of_guessing_with_a_redis_that_is_flushed_each_week",
         ],
     },
-    "a ledger that is gone, full, slow": {
+    "The store that counts attempts is gone": {
         "ledger": [
             "without_its_database_nothing_is_accepted",
             "with_a_full_disk_nothing_is_accepted",
@@ -110,20 +110,20 @@ README_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "a_promoted_replica_that_lags_makes_no_spent_code_good",
         ],
     },
-    "a node that returns, streams, stores": {
+    "A node returns, streams, stores, raises": {
         "canary": ["no_mistake_leaves_the_key_anywhere"],
         "boundary": [
             "state_that_holds_a_key_is_refused",
             "an_exception_loses_the_key_and_keeps_all_else",
         ],
     },
-    "a caller, a model or a state that says for whom": {
+    "A caller, a model or the state says": {
         "per_person": ["no_lie_chooses_a_person", "a_model_chooses_nobody"],
         "server": ["each_run_uses_its_own_persons_key"],
         "own_keys": ["200_interleaved_runs_use_their_own_persons_keys"],
         "acting_at_once": ["runs_at_once_use_their_own_persons_keys"],
     },
-    "a stolen, edited or replayed checkpoint": {
+    "Somebody steals, changes or replays a checkpoint": {
         "checkpoints": [
             "a_sealed_saver_writes_nothing_in_clear",
             "a_changed_or_exchanged_value_is_refused",
@@ -134,16 +134,14 @@ README_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "an_older_checkpoint_is_no_newer_one",
         ],
     },
-    "an audit trail that somebody rewrites": {
-        "audit_chain": ["what_is_sealed_cant_be_changed_unseen"]
-    },
-    "a stolen database file": {
+    "Somebody rewrites the audit trail": {"audit_chain": ["what_is_sealed_cant_be_changed_unseen"]},
+    "Somebody steals the database file": {
         "stolen_database": [
             "no_byte_of_the_files_is_a_secret",
             "what_is_in_the_file_is_no_api_key",
         ]
     },
-    "a ciphertext moved to another row": {
+    "Somebody moves a ciphertext to another row": {
         "stolen_database": [
             "a_credential_moved_to_another_row_does_not_open",
             "a_credential_whose_fields_were_changed_does_not_open",
@@ -1930,7 +1928,7 @@ LIMITS: Final = (
     "A write that has begun is completed.",
 )
 
-NO_PROMISE: Final = ("**not defended**", "**no**")
+NO_PROMISE: Final = ("**Not defended.**", "**Not offered.**")
 
 
 def rows(text: str) -> list[list[str]]:
