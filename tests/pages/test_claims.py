@@ -392,7 +392,9 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
     "`users unlock` returns the lanes": {
         "ledger": ["a_right_code_forgives_only_so_many_guesses_a_year"]
     },
-    "Only the person, and whoever": {"lockout": ["alice_says_yes_after_150_resumes_by_a_stranger"]},
+    "Only the person, and anyone who": {
+        "lockout": ["alice_says_yes_after_150_resumes_by_a_stranger"]
+    },
     "If somebody else has the key,": {
         "guessing": ["a_year_of_guessing_at_a_person_who_is_unlocked_and_enrolled_again_and_again"]
     },
@@ -657,7 +659,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
     "If a function finds the children": {
         "dynamic_children": ["a_name_without_a_child_is_refused_in_the_same_words"]
     },
-    "What it returns is validated": {
+    "The returned child is validated": {
         "dynamic_children": [
             "a_child_that_doesnt_fit_is_refused_and_never_run",
             "a_child_that_is_gone_on_resume_is_refused",
@@ -1109,7 +1111,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
         "boundary": ["a_secret_is_found_wherever_it_hides"],
         "ways_out": ["every_carrier_is_searched"],
     },
-    "What a secret itself encodes": {
+    "If a secret is itself an encoding": {
         "parts": [
             "a_secret_is_found_decoded_and_rewritten",
             "a_private_key_is_found_in_every_format",
@@ -1497,7 +1499,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
     "The state of a question is under": {
         "approvals": ["every_field_is_under_the_tag", "an_approval_that_ended_is_not_turned_back"]
     },
-    "What is displayed is encrypted": {"approvals": ["what_is_shown_is_stored_encrypted"]},
+    "The displayed text is encrypted": {"approvals": ["what_is_shown_is_stored_encrypted"]},
     "With `approvals.require`, the": {
         "approvals": ["of_many_that_act_at_once_one_may", "an_older_copy_of_the_rows_is_not_enough"]
     },
@@ -1543,7 +1545,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "an_approval_ends_with_the_second_factor_or_the_account",
         ]
     },
-    "Who denied it is under the HMAC": {
+    "The names of those who denied it": {
         "approvals": [
             "a_denial_that_is_deleted_counts_still",
             "who_denied_is_not_taken_out_of_an_approval",
@@ -1568,7 +1570,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
         "tool_calls": ["twins_start_a_call_once", "a_call_that_interrupts_itself_starts_once_more"],
         "forged_calls": ["a_used_approval_is_not_restored", "a_suspended_call_is_not_restored"],
     },
-    "The code that runs needs what": {
+    "The code that runs has to satisfy": {
         "tool_calls": ["the_rule_of_the_running_code_counts", "the_rule_of_the_question_counts"]
     },
     "A model can't flood approvers.": {
@@ -1773,7 +1775,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "a_column_without_a_purpose_loses_nothing",
         ],
     },
-    "What wasn't counted is listed,": {
+    "Uncounted data is listed,": {
         "rotation_columns": [
             "models_that_this_process_knows_and_nobody_named_are_said",
             "rows_that_a_policy_hides_are_not_taken_for_none",
@@ -1916,7 +1918,7 @@ LIMITS: Final = (
     "With more, those that weren't",
     "Each process of a server has",
     "`checkpoint_serializer` can't",
-    "Whoever can write to the database",
+    "Anyone who can write to the database",
     "It doesn't reach a thread that",
     "It prevents mistakes, and is",
     "A password of ordinary words",
