@@ -248,7 +248,14 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
     "A verifier accepts one code of": {
         "verification": ["one_code_of_a_step_is_accepted_bound_or_not"]
     },
-    "Failures are counted in lanes:": {
+    "Failures are counted in lanes.": {
+        "ledger": [
+            "a_hundred_failures_of_others_lock_nobody_out",
+            "a_hundred_wrong_codes_said_to_one_verifier_close_its_own_lane_only",
+        ],
+        "lockout": ["100_wrong_codes_said_to_one_verifier_stop_no_other"],
+    },
+    "Each lane is for one verified": {
         "ledger": [
             "a_hundred_failures_of_others_lock_nobody_out",
             "a_hundred_wrong_codes_said_to_one_verifier_close_its_own_lane_only",
@@ -286,7 +293,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
     "After 5 failures in a minute,": {
         "ledger": ["after_five_failures_a_verifier_waits_and_others_do_not"]
     },
-    "After 10 failures in a row, it": {
+    "After 10 failures in a row, the": {
         "ledger": [
             "ten_failures_in_a_row_lock_the_pair_for_15_minutes",
             "locks_double_and_give_one_try_each",
@@ -377,7 +384,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "a_code_that_was_told_to_be_of_a_later_moment_never_confirms",
         ]
     },
-    "It shows a phone that has the": {
+    "It comes from a phone that has": {
         "mfa": [
             "a_phone_whose_clock_is_off_uses_up_nothing",
             "a_code_that_was_told_to_be_of_a_later_moment_never_confirms",
@@ -506,7 +513,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "what_is_not_written_is_not_accepted",
         ]
     },
-    "Under every ledger, what is spent,": {
+    "Under every ledger, spent codes,": {
         "own_ledger": [
             "a_code_is_spent_in_every_ledger",
             "a_lock_holds_in_every_ledger",
@@ -758,7 +765,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "a_challenge_from_before_a_fork_is_its_makers",
         ]
     },
-    "Of proofs that are verified together,": {
+    "If proofs are verified together,": {
         "hostile_items": ["an_odd_item_fails_alone", "every_row_can_be_stored"]
     },
     "A proof may be made in a signal": {
@@ -767,7 +774,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
     "An operation that writes (verifying": {
         "reentrancy": ["what_writes_within_a_transaction_is_refused"]
     },
-    "The parent trusts the answer's": {
+    "The parent trusts only the answer's": {
         "remote": [
             "a_meddled_answer_is_refused",
             "an_address_that_would_leak_is_refused",
@@ -1111,7 +1118,19 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
         "boundary": ["a_secret_is_found_wherever_it_hides"],
         "ways_out": ["every_carrier_is_searched"],
     },
-    "If a secret is itself an encoding": {
+    "A secret may itself be an encoding": {
+        "parts": [
+            "a_secret_is_found_decoded_and_rewritten",
+            "a_private_key_is_found_in_every_format",
+        ]
+    },
+    "The encoded bytes are then searched": {
+        "parts": [
+            "a_secret_is_found_decoded_and_rewritten",
+            "a_private_key_is_found_in_every_format",
+        ]
+    },
+    "Hexadecimal, base32 and UUIDs": {
         "parts": [
             "a_secret_is_found_decoded_and_rewritten",
             "a_private_key_is_found_in_every_format",
@@ -1902,10 +1921,12 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
 LIMITS: Final = (
     "Audience codes at other verifiers,",
     "A stranger can still close three",
-    'The lane "others" of a person:',
-    'The lane "others" of an agent:',
-    "The lane of one verifier that",
-    "In all three cases, audience",
+    'A stranger can close the lane "others" of an',
+    "The person continues in the lane",
+    'A stranger can close the lane "others" of a person.',
+    "A verifier of another owner,",
+    "A stranger can close the lane of",
+    "In all these cases, audience",
     "For the steps before the last",
     "A disk that loses confirmed data",
     "Changes by an operator (accounts,",
