@@ -1589,7 +1589,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
         "tool_calls": ["twins_start_a_call_once", "a_call_that_interrupts_itself_starts_once_more"],
         "forged_calls": ["a_used_approval_is_not_restored", "a_suspended_call_is_not_restored"],
     },
-    "The code that runs has to satisfy": {
+    "An approval has to satisfy the": {
         "tool_calls": ["the_rule_of_the_running_code_counts", "the_rule_of_the_question_counts"]
     },
     "A model can't flood approvers.": {
@@ -1614,19 +1614,21 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "a_changed_attempt_keeps_nobody_waiting",
         ]
     },
-    "Nobody can stop what others want:": {"approvals": ["a_stranger_stops_nothing_without_a_code"]},
+    "Nobody can deny in another person's": {
+        "approvals": ["a_stranger_stops_nothing_without_a_code"]
+    },
     "In a graph, it ends the question": {
         "approval": ["a_denial_without_a_code_ends_this_question_alone"]
     },
-    "`approvals verify` detects what": {
+    "`approvals verify` detects rows": {
         "approval_register": [
             "a_change_is_found",
             "a_restored_row_is_found",
             "everything_deleted_is_found_by_sealed_entries",
         ]
     },
-    "It detects with the key alone": {"approval_register": ["an_edited_file_is_found"]},
-    "It detects an older copy of the": {
+    "With the key alone, it detects": {"approval_register": ["an_edited_file_is_found"]},
+    "With an export that you kept,": {
         "approval_register": ["an_older_database_is_found_by_an_export_that_was_kept"]
     },
     "At a terminal, in a notebook": {
@@ -1860,7 +1862,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "a_clock_that_was_behind_deletes_nothing_early",
         ]
     },
-    "Everything that decides is audited,": {
+    "Every decision is audited, with": {
         "users": ["everything_that_decides_is_audited"],
         "spawn": ["every_outcome_is_audited"],
         "mfa": ["all_of_it_is_audited"],
