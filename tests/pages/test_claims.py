@@ -1288,7 +1288,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
         ]
     },
     "It uses only the status of the": {"trial": ["each_answer_has_an_outcome_and_a_reason"]},
-    "The body isn't read, and nothing": {
+    "The body isn't read, and the": {
         "trial": [
             "what_a_server_repeats_is_neither_shown_nor_logged",
             "each_answer_has_an_outcome_and_a_reason",
@@ -1933,7 +1933,7 @@ LIMITS: Final = (
     "A disk that loses confirmed data",
     "Changes by an operator (accounts,",
     "A database that is restored from",
-    "PostgreSQL is told to confirm",
+    "Each connection tells PostgreSQL",
     "[Deployment](docs/deployment.md#what-happens-when-something-fails)",
     "[Answers](docs/answers.md) has",
     "A text in the lead's conversation",
