@@ -1933,7 +1933,7 @@ LIMITS: Final = (
     "A disk that loses confirmed data",
     "Changes by an operator (accounts,",
     "A database that is restored from",
-    "Each connection tells PostgreSQL",
+    "Each transaction tells PostgreSQL",
     "[Deployment](docs/deployment.md#what-happens-when-something-fails)",
     "[Answers](docs/answers.md) has",
     "A text in the lead's conversation",
