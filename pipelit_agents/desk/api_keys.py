@@ -18,11 +18,12 @@ from pipelit_agents.desk.fields import (
     UsernameInPath,
 )
 from pipelit_agents.desk.me import OwnKey
-from pipelit_agents.desk.paging import DEFAULT_LIMIT, After, Limit, Page
+from pipelit_agents.desk.paging import After, Limit, Page
 from pipelit_agents.desk.problems import library_input
 from pipelit_agents.desk.routes import DeskRoute
 from pipelit_agents.desk.users import reachable_account, require_future
 from pipelit_agents.errors import UserInactive
+from pipelit_agents.paging import DEFAULT_LIMIT
 
 __all__ = ["ApiKey", "router"]
 

@@ -11,11 +11,12 @@ from pipelit_agents.accounts.permissions import may
 from pipelit_agents.approvals.values import ApprovalDecision, ApprovalRequest, State
 from pipelit_agents.desk.callers import Caller, Home, PersonCaller, permitted
 from pipelit_agents.desk.fields import Answer, Code, Moment, Request
-from pipelit_agents.desk.paging import DEFAULT_LIMIT, After, Limit, Page
+from pipelit_agents.desk.paging import After, Limit, Page
 from pipelit_agents.desk.problems import Problem, library_input
 from pipelit_agents.desk.routes import DeskRoute, takes_long
 from pipelit_agents.errors import ApprovalNotFound, NotPermitted
 from pipelit_agents.exact import exact_json, exact_line, warnings
+from pipelit_agents.paging import DEFAULT_LIMIT
 from pipelit_agents.pipelit import Pipelit
 
 __all__ = ["Question", "router"]

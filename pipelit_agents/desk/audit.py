@@ -18,9 +18,10 @@ from pipelit_agents.audit.seals import AuditHead
 from pipelit_agents.desk.at_once import AtOnce
 from pipelit_agents.desk.callers import Caller, Ended, Home, permitted, require_current
 from pipelit_agents.desk.fields import Answer, Moment, Request
-from pipelit_agents.desk.paging import DEFAULT_LIMIT, After, Limit, Page
+from pipelit_agents.desk.paging import After, Limit, Page
 from pipelit_agents.desk.problems import Problem, library_input
 from pipelit_agents.desk.routes import DeskRoute, takes_long
+from pipelit_agents.paging import DEFAULT_LIMIT
 from pipelit_agents.paging import Page as LibraryPage
 from pipelit_agents.pipelit import Pipelit
 

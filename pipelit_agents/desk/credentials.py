@@ -16,7 +16,7 @@ from pipelit_agents.credentials.stored import CredentialInfo
 from pipelit_agents.desk.at_once import AtOnce
 from pipelit_agents.desk.callers import Caller, Home, PersonCaller, Sensitive
 from pipelit_agents.desk.fields import USERNAME_PATTERN, Answer, Moment, Request, UsernameInQuery
-from pipelit_agents.desk.paging import DEFAULT_LIMIT, After, Limit, Page
+from pipelit_agents.desk.paging import After, Limit, Page
 from pipelit_agents.desk.problems import Problem, library_input
 from pipelit_agents.desk.routes import DeskRoute, takes_long
 from pipelit_agents.errors import (
@@ -27,6 +27,7 @@ from pipelit_agents.errors import (
     CredentialNotFound,
     UnknownAccountWarning,
 )
+from pipelit_agents.paging import DEFAULT_LIMIT
 from pipelit_agents.pipelit import Pipelit
 
 __all__ = ["Credential", "CredentialPut", "router"]

@@ -7,10 +7,7 @@ from typing import Annotated, Generic, TypeVar
 from fastapi import Query
 from pydantic import BaseModel, Field
 
-from pipelit_agents.paging import DEFAULT_LIMIT
-
-# An endpoint's argument is `limit: Limit = DEFAULT_LIMIT`.
-__all__ = ["DEFAULT_LIMIT", "After", "Limit", "Page"]
+__all__ = ["After", "Limit", "Page"]
 
 T = TypeVar("T")
 

@@ -25,7 +25,7 @@ from pipelit_agents.desk.fields import (
     UsernameInPath,
     UsernameInQuery,
 )
-from pipelit_agents.desk.paging import DEFAULT_LIMIT, After, Limit, Page
+from pipelit_agents.desk.paging import After, Limit, Page
 from pipelit_agents.desk.problems import Problem, library_input
 from pipelit_agents.desk.routes import DeskRoute
 from pipelit_agents.errors import (
@@ -36,6 +36,7 @@ from pipelit_agents.errors import (
     UserNotFound,
 )
 from pipelit_agents.ledger.lanes import read_lane_name
+from pipelit_agents.paging import DEFAULT_LIMIT
 from pipelit_agents.pipelit import Pipelit
 from pipelit_agents.protocol.usernames import require_new_username
 
