@@ -145,7 +145,7 @@ class Permissions:
 
         Args:
             username: Who acts.
-            action: What is done: a row of the table in the guide.
+            action: What is done: a row of ``ACTIONS``.
             on: The account to which it is done; by default the action needs none.
 
         Returns:

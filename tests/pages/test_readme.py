@@ -145,7 +145,7 @@ def test_every_page_that_has_code_has_a_test_that_runs_it() -> None:
         "README.md": "test_readme.py",
         "remote.md": "test_remote_page.py",
         "logging.md": "test_logging_page.py",
-        "guide.md": "test_guide.py",
+        "getting-started.md": "test_getting_started.py",
         "answers.md": "test_answers_page.py",
         "operations.md": "test_operations.py",
         "shared-database.md": "test_host_migrations.py",
