@@ -2,37 +2,21 @@
 
 from __future__ import annotations
 
-import re
+from pathlib import Path
 
 import pytest
+from integration_pages import follow, read, set_up
 from paths import ROOT
 
-from pipelit_agents import Pipelit
 from pipelit_agents.graphs.standard import READERS
 
 DOCS = ROOT / "docs"
 
 
-def test_its_code_prints_what_it_says(
-    pipelit: Pipelit,
-    database_url: str,
-    key: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    """As it stands on the page."""
-    for name in ("agent_lead", "agent_researcher"):
-        pipelit.users.create_agent(name, owner="alice", purpose="x")
-    monkeypatch.setenv("FIELD_ENCRYPTION_KEY", key)
-    monkeypatch.setenv("PIPELIT_DATABASE_URL", database_url)
-    page = (DOCS / "answers.md").read_text()
-    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    made = compile(code, "answers.md", "exec", dont_inherit=True)
-    exec(made, {"__name__": "answers"})  # noqa: S102 - our own page
-    said = capsys.readouterr().out.splitlines()
-    assert said == ["2026 {'a book'}", "['ai']", "['messages[0]: a system message']"]
-    for line in said:
-        assert f"`{line}`" in page
+@pytest.mark.process
+def test_its_code_prints_what_it_says(tmp_path: Path) -> None:
+    """In the folder of the set-up."""
+    follow(read("answers", folder=DOCS), set_up(tmp_path))
 
 
 def test_the_protocol_lists_each_mark() -> None:

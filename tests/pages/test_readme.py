@@ -147,6 +147,7 @@ def test_every_page_that_has_code_has_a_test_that_runs_it() -> None:
         "logging.md": "test_logging_page.py",
         "getting-started.md": "test_getting_started.py",
         "answers.md": "test_answers_page.py",
+        "concepts.md": "test_concepts_page.py",
         "operations.md": "test_operations.py",
         "shared-database.md": "test_host_migrations.py",
         "testing.md": "test_testing_page.py",
