@@ -71,6 +71,7 @@ class Reader:
 
 def is_said(shown: str, said: str) -> bool:
     """Whether all lines that the page shows were printed, in their order."""
+    shown = re.sub(r"\d{4}-\d\d-\d\dT[\d:]+Z", "…", shown)
     lines = [re.escape(" ".join(line.split())).replace("…", ".*") for line in shown.splitlines()]
     wanted = ".*".join(line for line in lines if line)
     return bool(re.search(wanted, " ".join(said.split()), re.DOTALL))
