@@ -49,7 +49,7 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 
 types: $(READY)
-	$(BIN)/mypy pipelit_agents tools graphs
+	$(BIN)/mypy pipelit_agents tools graphs examples/*/*.py examples/*/*/*.py
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

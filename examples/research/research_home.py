@@ -10,6 +10,7 @@ import pyotp
 from dotenv import dotenv_values
 
 from pipelit_agents import Keyring, Pipelit
+from pipelit_agents.errors import ConfigurationError
 
 HERE = Path(__file__).parent
 KEY = "FIELD_ENCRYPTION_KEY"
@@ -52,7 +53,16 @@ class Phone:
             pipelit.mfa.confirm(person, self.next_code())
 
     def next_code(self) -> str:
-        """Return a code that wasn't used yet. This may wait for it, for half a minute at most."""
+        """Return a code that wasn't used yet. This may wait for it, for half a minute at most.
+
+        Raises:
+            ConfigurationError: The person's second factor isn't this phone.
+        """
+        if not self._file.exists():
+            raise ConfigurationError(
+                f"there is no {self._file.name}, as this person has another authenticator app: "
+                "run research.py --wait, and approve with a code of that app"
+            )
         kept = json.loads(self._file.read_text())
         now = int(time.time()) // PERIOD
         step = max(kept["step"] + 1, now)
