@@ -30,8 +30,8 @@ def main() -> None:
             store_account(pipelit, shop)
             agent = shopper(pipelit, browser, options.model)
             messages = conversation(agent, options.question)
-    except PipelitError as error:
-        sys.exit(f"log_in.py: {error}\n(type commands in {options.folder})")
+    except (PipelitError, OSError) as error:
+        sys.exit(f"log_in.py: {error}\n(the database is in {options.folder})")
     print(f"   The shop received: {'; '.join(shop.sent) or 'nothing'}")
     report(messages, shop, options.folder)
 
@@ -79,7 +79,7 @@ def _options() -> argparse.Namespace:
         "--folder", type=Path, default=HERE / ".data", help="the folder of the database"
     )
     options = parser.parse_args()
-    if options.model and ":" not in options.model:
+    if options.model and not all(options.model.partition(":")):
         parser.error("--model is provider:name, such as openai:gpt-5-mini")
     options.folder = options.folder.absolute()
     return options

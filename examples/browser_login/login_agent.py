@@ -33,7 +33,7 @@ def open_folder(folder: Path) -> Pipelit:
         settings.write_text(f"{KEY}={Keyring.generate_key()}\n")
     pipelit = Pipelit(
         database_url=f"sqlite:///{folder / '.pipelit' / 'agents.db'}",
-        encryption_keys=[dotenv_values(settings)[KEY] or ""],
+        encryption_keys=[dotenv_values(settings).get(KEY) or ""],
     )
     pipelit.create_schema()
     pipelit.apply(HERE / "accounts.yaml")

@@ -6,6 +6,7 @@ Run ``python research.py``; ``python research.py --help`` lists the options.
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 import textwrap
 import time
@@ -33,8 +34,8 @@ def main() -> None:
                 print(phone.next_code())
             else:
                 research(pipelit, phone, options)
-    except PipelitError as error:
-        sys.exit(f"research.py: {error}\n(type commands in {options.folder})")
+    except (PipelitError, OSError) as error:
+        sys.exit(f"research.py: {error}\n(the database is in {options.folder})")
     except KeyboardInterrupt:
         sys.exit("\nresearch.py: stopped; the question can't be used any more")
 
@@ -90,8 +91,8 @@ def _approve_here(pipelit: Pipelit, question: str, phone: Phone) -> None:
 
 def _wait_for_another_terminal(pipelit: Pipelit, question: str, folder: Path) -> None:
     print("   In another terminal, look at it and approve it:\n")
-    print(f"     cd {folder}")
-    print(f"     python {HERE / 'research.py'} --folder . --code")
+    print(f"     cd {shlex.quote(str(folder))}")
+    print(f"     python {shlex.quote(str(HERE / 'research.py'))} --folder . --code")
     print(f"     pipelit-agents approvals approve {question} --user alice\n", flush=True)
     while pipelit.approvals.get(question).state == "pending":
         time.sleep(0.5)
@@ -120,7 +121,7 @@ def _options() -> argparse.Namespace:
         "--folder", type=Path, default=HERE / ".data", help="the folder of the database"
     )
     options = parser.parse_args()
-    if options.model and ":" not in options.model:
+    if options.model and not all(options.model.partition(":")):
         parser.error("--model is provider:name, such as openai:gpt-5-mini")
     options.folder = options.folder.absolute()
     return options

@@ -30,7 +30,7 @@ class Crm:
     arrived: list[str] = field(default_factory=list)
 
     def answer(self, path: str, key: str) -> tuple[int, dict[str, str]]:
-        """Answer a request: a customer may read orders of her own."""
+        """Answer a request: a customer may read their own orders."""
         customer = self.customers.get(key)
         number = path.removeprefix("/orders/")
         order = ORDERS.get(int(number)) if number.isdecimal() else None

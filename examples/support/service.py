@@ -1,4 +1,4 @@
-"""The service: a customer sends a Bearer key and a question, and the agent runs for her."""
+"""The service: a customer sends a Bearer key and a question, and gets the agent's answer."""
 
 from typing import Annotated, Any
 
@@ -15,7 +15,7 @@ Header = Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_
 
 
 class Question(BaseModel):
-    """What a customer sends. Nothing in it says who she is."""
+    """What a customer sends. Nothing in it says who asks."""
 
     message: str
 

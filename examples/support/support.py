@@ -1,4 +1,4 @@
-"""Serve a support agent to three customers, each with a CRM key of her or his own.
+"""Serve a support agent to three customers, each with a CRM key of their own.
 
 Run ``python support.py``; ``python support.py --help`` lists the options.
 """
@@ -50,8 +50,8 @@ def main() -> None:
                     keep_serving(url, logins, crm)
                 else:
                     ask_all(url, logins, crm)
-    except (PipelitError, OSError) as error:
-        sys.exit(f"support.py: {error}\n(type commands in {options.folder})")
+    except (PipelitError, OSError, OverflowError) as error:
+        sys.exit(f"support.py: {error}\n(the database is in {options.folder})")
 
 
 def ask_all(url: str, logins: dict[str, str], crm: Crm) -> None:
@@ -68,9 +68,15 @@ def ask_all(url: str, logins: dict[str, str], crm: Crm) -> None:
             print(f"\n{name}: {message}")
             for header, value in headers.items():
                 print(f"   sends also   {header}: {value}")
-            said = answer.json()
-            print(f"   answer       {answer.status_code} {said.get('answer') or said['detail']}")
+            print(f"   answer       {answer.status_code} {_said(answer)}")
             print(f"   at the CRM   {', '.join(crm.arrived[before:]) or 'nothing arrived'}")
+
+
+def _said(answer: httpx.Response) -> str:
+    if answer.headers["content-type"] != "application/json":
+        return answer.text
+    said = answer.json()
+    return str(said.get("answer") or said["detail"])
 
 
 def keep_serving(url: str, logins: dict[str, str], crm: Crm) -> None:
@@ -117,7 +123,7 @@ def _options() -> argparse.Namespace:
         "--folder", type=Path, default=HERE / ".data", help="the folder of the database"
     )
     options = parser.parse_args()
-    if options.model and ":" not in options.model:
+    if options.model and not all(options.model.partition(":")):
         parser.error("--model is provider:name, such as openai:gpt-5-mini")
     options.folder = options.folder.absolute()
     return options

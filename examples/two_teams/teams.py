@@ -27,7 +27,7 @@ def open_team(folder: Path, team: str) -> Pipelit:
         settings.write_text(f"{KEY}={Keyring.generate_key()}\n")
     pipelit = Pipelit(
         database_url=f"sqlite:///{home / '.pipelit' / 'agents.db'}",
-        encryption_keys=[dotenv_values(settings)[KEY] or ""],
+        encryption_keys=[dotenv_values(settings).get(KEY) or ""],
     )
     pipelit.create_schema()
     pipelit.apply(home / "accounts.yaml")

@@ -42,8 +42,8 @@ def main() -> None:
                 play(options, issued.api_key.get_secret_value())
             finally:
                 team_a.users.revoke_api_key(issued.id)
-    except (PipelitError, RuntimeError) as error:
-        sys.exit(f"two_teams.py: {error}\n(type team B's commands in {options.folder / 'team_b'})")
+    except (PipelitError, OSError, RuntimeError) as error:
+        sys.exit(f"two_teams.py: {error}\n(team B's database is in {options.folder / 'team_b'})")
     except KeyboardInterrupt:
         sys.exit("\ntwo_teams.py: stopped")
 
@@ -121,7 +121,7 @@ def _options() -> argparse.Namespace:
         "--folder", type=Path, default=HERE / ".data", help="the folder of both teams"
     )
     options = parser.parse_args()
-    if options.model and ":" not in options.model:
+    if options.model and not all(options.model.partition(":")):
         parser.error("--model is provider:name, such as openai:gpt-5-mini")
     options.folder = options.folder.absolute()
     return options

@@ -1,4 +1,4 @@
-"""A proxy between the teams. While it is told to, it changes the answers that pass."""
+"""A proxy between the teams. While `meddles` is set, it changes the answers that pass."""
 
 from __future__ import annotations
 
