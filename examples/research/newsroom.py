@@ -75,7 +75,7 @@ def publish_into(folder: Path) -> BaseTool:
     def publish(title: str, text: str) -> str:
         """Publishes a report."""
         (folder / "report.md").write_text(f"# {title}\n\n{text}\n")
-        return "The report is published."
+        return f"The report is published in {folder.name}/report.md."
 
     return publish
 

@@ -71,7 +71,6 @@ def _run(agent: Any, pipelit: Pipelit, phone: Phone, options: argparse.Namespace
         state = agent.invoke(None, thread)
     _say("3. The lead goes on.")
     _quote(state["messages"][-1].text)
-    print(f"   The file: {options.folder / 'report.md'}")
 
 
 def _show_answers(state: dict[str, Any]) -> None:

@@ -24,6 +24,7 @@ def test_an_impostor_is_refused_and_the_report_is_published(tmp_path: Path) -> N
     done = example_runs.run(SCRIPT, tmp_path, "--impostor")
     assert done.returncode == 0, done.stderr
     (block,) = example_runs.blocks("research")
+    block = block.replace(".data", tmp_path.name)
     assert re.fullmatch(example_runs.pattern(block), done.stdout.strip()), done.stdout
     report = (tmp_path / "report.md").read_text()
     assert "No proven answer came from agent_figures." in report
