@@ -152,12 +152,13 @@ def test_every_page_that_has_code_has_a_test_that_runs_it() -> None:
         "shared-database.md": "test_host_migrations.py",
         "testing.md": "test_testing_page.py",
         "desk.md": "test_desk_page.py",
+        "migration.md": "test_migration_page.py",
     }
     shown = {
         "deployment.md": "set-up of servers",
         "index.md": "the README again",
-        "architecture.md": "a drawing, which test_contributing.py compares",
         "protocol.md": "forms of JSON",
+        "architecture.md": "a drawing, which test_contributing.py compares",
     }
     for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
         if "```" in page.read_text() and page.name not in shown:
