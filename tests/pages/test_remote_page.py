@@ -1,4 +1,4 @@
-"""docs/remote.md, followed as it stands: its commands, its files, its servers, its script."""
+"""docs/remote.md is followed: its commands, its files, its servers, its script."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from pathlib import Path
 import fresh
 import httpx
 import pytest
+from integration_pages import read
 from langgraph_server import LangGraphServer
 from paths import ROOT
 from redis_server import free_port
 
 PAGE = (ROOT / "docs" / "remote.md").read_text()
-BLOCKS = re.findall(r"```(sh|json|python)\n(.*?)```", PAGE, re.DOTALL)
-SHELL = [code for language, code in BLOCKS if language == "sh"]
-FILES = [code for language, code in BLOCKS if language == "json"]
-SCRIPT, CHILD, PARENT = [code for language, code in BLOCKS if language == "python"]
+SHELL = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
+READ = read("remote", folder=ROOT / "docs")
+(SCRIPT,) = READ.pieces
+FILES = [READ.files[f"{each}/langgraph.json"] for each in ("research", "acme")]
 SERVED = ["research", "acme"]
 
 
@@ -88,15 +89,13 @@ def answered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Typed, 
         _start(typed, starts[0], FILES[0]),
         _start(typed, starts[1], FILES[1]),
     ):
-        yield typed, typed.run(*fresh.command(typed.text(SCRIPT)), ALICE_KEY=key)
+        yield typed, typed.run(*fresh.command(typed.text(SCRIPT.code)), ALICE_KEY=key)
 
 
 @pytest.mark.process
 def test_the_page_ends_with_a_verified_answer(answered: tuple[Typed, str]) -> None:
     """Who types all of it sees what the page says that it prints."""
-    promised = re.search(r"It prints `(.*)`", PAGE)
-    assert promised is not None
-    assert answered[1].strip() == promised[1]
+    assert answered[1] == SCRIPT.prints
 
 
 @pytest.mark.process
@@ -141,8 +140,18 @@ def test_the_repositorys_own_file_serves_both_graphs() -> None:
     assert acme | {"graphs": {}} == research | {"graphs": {}}
 
 
+@pytest.mark.process
+@pytest.mark.parametrize("side", SERVED)
+def test_the_graphs_of_the_page_can_be_served(answered: tuple[Typed, str], side: str) -> None:
+    """The child and the parent of one's own are made in the folders of the page."""
+    folder = answered[0].folder / side
+    (name,) = [each for each in READ.files if each.startswith(side) and each.endswith(".py")]
+    (folder / Path(name).name).write_text(READ.files[name])
+    show = f"from {Path(name).stem} import reader; print(type(reader))"
+    assert "Child" in Typed(folder, {}).run(*fresh.command(show))
+
+
 def test_every_block_is_used() -> None:
     """A block that is added to the page must be run by a test here."""
-    assert (len(SHELL), len(FILES)) == (7, 2)
-    for block in (CHILD, PARENT):
-        compile(block, "docs/remote.md", "exec")
+    assert len(SHELL) == 7
+    assert len(READ.files) == 4
