@@ -13,13 +13,20 @@ from collections.abc import Mapping, MutableMapping
 from functools import partial
 from inspect import currentframe
 from types import FrameType, TracebackType
-from typing import Any, Final, TypeGuard, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, TypeGuard, TypeVar, cast
 
 from pipelit_agents.credentials.leak_guard.frames import frames_hold_secret
 from pipelit_agents.credentials.leak_guard.masking import MASK, masked
 from pipelit_agents.credentials.leak_guard.own_forms import text_in_time
 from pipelit_agents.credentials.leak_guard.patterns import Patterns
 from pipelit_agents.credentials.scope import open_patterns
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import SpanProcessor
+else:
+    # A base for type checkers only: at run time, OpenTelemetry needn't be installed, and its hooks
+    # must reach `__getattr__`.
+    SpanProcessor = object
 
 __all__ = [
     "RedactingFilter",
@@ -183,7 +190,7 @@ def sentry_before_breadcrumb(crumb: T, hint: Mapping[str, object]) -> T:
     return redact(crumb)
 
 
-class RedactingSpanProcessor:
+class RedactingSpanProcessor(SpanProcessor):  # type: ignore[misc] # its types are skipped
     """Mask every open secret in OpenTelemetry's spans, in front of another span processor.
 
     Spans are masked when they end, and the other processor gets a masked copy. A span that ends

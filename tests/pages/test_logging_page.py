@@ -39,6 +39,7 @@ PAGE = (ROOT / "docs" / "logging.md").read_text()
 RECIPES = {
     title: re.findall(r"```python\n(.*?)```", body, re.DOTALL)
     for title, body in re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", PAGE, re.DOTALL | re.MULTILINE)
+    if "```python" in body
 }
 Work = Callable[[str], Any]
 
@@ -261,9 +262,9 @@ def test_the_recipes_for_structlog(in_a_node: Any, place: int, work: Work) -> No
             structlog.configure(logger_factory=structlog.PrintLoggerFactory(shown))
             _log_by_structlog(in_a_node, structlog.get_logger(), work)
         else:
-            made["handler"].stream = shown
-            logging.getLogger().removeHandler(made["handler"])
-            with handled(made["handler"]) as logger:
+            made["stream"].stream = shown
+            logging.getLogger().removeHandler(made["stream"])
+            with handled(made["stream"]) as logger:
                 _log_by_structlog(
                     in_a_node,
                     structlog.wrap_logger(
