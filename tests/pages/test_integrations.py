@@ -11,6 +11,8 @@ from paths import TESTS
 # Their blocks are files of an example that needs another Python: test_aegra_page.py compares them,
 # and test_aegra.py starts them.
 EXAMPLES = {"aegra"}
+# The list of the pages has no blocks.
+LISTS = {"index"}
 
 
 def own_test(name: str) -> Path:
@@ -23,7 +25,8 @@ def own_test(name: str) -> Path:
 
 @pytest.mark.process
 @pytest.mark.parametrize(
-    "name", [each for each in NAMES if each not in EXAMPLES and not own_test(each).exists()]
+    "name",
+    [each for each in NAMES if each not in EXAMPLES | LISTS and not own_test(each).exists()],
 )
 def test_a_page_does_what_it_says(name: str, tmp_path: Path) -> None:
     """What it installs is installed here, its blocks run in order and print what it says."""
