@@ -7,8 +7,10 @@ import re
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 
+import pytest
 import segno
 import zxingcpp
+from approving import People
 from conftest import Clock
 from PIL import Image
 
@@ -19,7 +21,7 @@ from pipelit_agents import (
     ApprovalRequest,
     Pipelit,
 )
-from pipelit_agents.display import qr_code, spawn_results
+from pipelit_agents.display import Rows, qr_code, spawn_results, table
 
 BACKENDS = False
 
@@ -141,3 +143,67 @@ def test_a_new_agent_shows_nothing_of_its_key(pipelit: Pipelit) -> None:
     new = pipelit.users.create_agent("agent_new", owner="alice", purpose="x")
     assert not hasattr(new, "_repr_html_")
     assert new.api_key.get_secret_value() not in repr(new)
+
+
+def test_questions_are_a_table_and_still_a_list(pipelit: Pipelit, clock: Clock) -> None:
+    """What is asked is whole and exact, with warnings; a status is marked, not only coloured."""
+    assert pipelit.approvals.pending() == []
+    People(pipelit, clock, ["alice"])
+    asked = pipelit.approvals.request({"to": "b\u202eo\u0430<b>" + "x" * 3000}, approvers=["alice"])
+    for found in (pipelit.approvals.pending("alice"), pipelit.approvals.register.list()):
+        assert [each.id for each in found] == [asked.id]
+        html = found._repr_html_()  # type: ignore[attr-defined]
+        text = text_of(html)
+        assert "x" * 3000 in text
+        assert "\u202e" not in text
+        assert "U+202E RIGHT-TO-LEFT OVERRIDE" in text
+        assert "… pending" in text
+        assert "<b>" not in html
+        assert "agent" not in html.partition("<tbody>")[0]
+
+
+def test_own_rows_are_a_table() -> None:
+    """In a notebook and as aligned text; each value is escaped and cut."""
+    found = table(
+        ["name", "many_things"], [["<script>", 3], ["x" * 9999, True], ["a\x1b[31m\nb", None]]
+    )
+    html = found._repr_html_()
+    assert "<script>" not in html
+    assert "many things" in text_of(html)
+    assert "yes" in text_of(html)
+    assert "\x1b" not in html + repr(found)
+    assert len(html) < 3000
+    assert repr(table(["a", "b"], [["long", 1], ["x", 22]])) == "a     b\nlong  1\nx     22"
+    assert len(repr(found).splitlines()) == 4
+    assert repr(table(["a"], [])) == "a"
+    with pytest.raises(ValueError, match="rows: each needs 2 values"):
+        table(["a", "b"], [["only one"]])
+
+
+def test_columns_without_values_are_left_out() -> None:
+    """Where no row has one; an empty list keeps its heads."""
+    entry = ApprovalNotice(
+        "apr_1", "t", "", "1", "operator", (), 1, datetime(2027, 1, 15, tzinfo=UTC), 1, "00"
+    )
+    heads = ["id", "summary", "approvers", "at_least"]
+    shown = text_of(Rows([entry], heads)._repr_html_())
+    assert "approvers" not in shown
+    assert "at least" in shown
+    assert "approvers" in text_of(Rows([], heads)._repr_html_())
+
+
+def test_colours_are_readable_on_white_and_on_black() -> None:
+    """The contrast of each colour of a text is 4 or more with both, nearly what WCAG asks for."""
+    results = [{"agent": "a", "status": each} for each in ("verified", "refused", "pending")]
+    colours = re.findall(r"color:#(\w{6})", spawn_results(results)._repr_html_())
+    assert len(colours) == 3
+
+    def luminance(colour: str) -> float:
+        parts = [int(colour[at : at + 2], 16) / 255 for at in (0, 2, 4)]
+        linear = [x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4 for x in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    for colour in colours:
+        for background in ("ffffff", "111111"):
+            darker, lighter = sorted((luminance(colour), luminance(background)))
+            assert (lighter + 0.05) / (darker + 0.05) >= 4

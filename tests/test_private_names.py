@@ -15,7 +15,7 @@ import pytest
 from paths import TESTS
 
 # These only look private: `namedtuple`, `os` and notebooks document them.
-DOCUMENTED = {"_exit", "_replace", "_repr_html_"}
+DOCUMENTED = {"_exit", "_replace", "_repr_html_", "_repr_svg_"}
 PRIVATE = re.compile(r"_[A-Za-z]\w*")
 IN_A_PROGRAM = re.compile(r"(?<!self)(?<!cls)\.(_[a-z]\w*)")
 # By file: what other than its own it uses.

@@ -25,6 +25,7 @@ from pipelit_agents.approvals.people import People, require_possible
 from pipelit_agents.approvals.rules import Approvers, is_person, steps_for
 from pipelit_agents.approvals.tags import Step, is_digest, is_id
 from pipelit_agents.approvals.values import ApprovalDecision, ApprovalRequest, Verdict, Vote
+from pipelit_agents.display import question_rows
 from pipelit_agents.errors import ApprovalNotFound, NotPermitted
 from pipelit_agents.identity.acting import acting_person
 from pipelit_agents.protocol.usernames import OPERATOR, require_username
@@ -283,7 +284,7 @@ class Approvals:
         """
         if person is not None:
             require_username(person, argument="person")
-        return questions.pending(self._core, person)
+        return question_rows(questions.pending(self._core, person))
 
     apending = off_the_loop(pending)
 

@@ -17,6 +17,7 @@ from pipelit_agents.approvals.values import ApprovalRequest
 from pipelit_agents.audit.seal_rows import all_seals, is_formed, is_pruned
 from pipelit_agents.audit.trail import AuditTrail
 from pipelit_agents.database.key_row import check_fitting
+from pipelit_agents.display import question_rows
 from pipelit_agents.errors import ConfigurationError, UnsealError
 from pipelit_agents.operations.approval_pages import page_of_all
 from pipelit_agents.operations.register_changes import Kept
@@ -94,7 +95,7 @@ class ApprovalRegister:
                 if person is None or person in tags.approvers_of(row.approvers):
                     with suppress(UnsealError):
                         found.append(stored_request(self._core, connection, row))
-        return found[::-1]
+        return question_rows(found[::-1])
 
     alist = off_the_loop(list)  # noqa: A003 - the method is meant
 
