@@ -1,7 +1,7 @@
 """What each piece of work costs, beside something else that does the like, in one run.
 
 Run it with ``make bench``. Both sides of a row take turns, so that a machine that gets slower in
-the middle does so for both. It prints a table of ratios, and writes ``RESULTS.md`` and a plot.
+the middle does so for both. It prints a table of ratios, and writes ``RESULTS.md`` and a picture.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from unittest import mock
 
 import growth
 import leak_search
+import picture
 from cryptography.fernet import Fernet
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.graph import END, START, StateGraph
@@ -640,29 +641,6 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def draw(rows: Sequence[Row], path: Path) -> None:
-    """Ratio by goal, a bar for each row that has one; left of the line is within the goal."""
-    rows = [row for row in rows if row.goal is not None]
-    import matplotlib as mpl
-
-    mpl.use("svg")
-    mpl.rcParams.update({"svg.hashsalt": "pipelit-agents", "svg.fonttype": "none"})
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(8, 0.32 * len(rows) + 1.2))
-    parts = [row.ratio / (row.goal or 1) for row in rows]
-    colours = ["#1a7f37" if part <= 1 else "#cf222e" for part in parts]
-    axes.barh([row.work.replace("`", "") for row in rows], parts, color=colours, height=0.6)
-    axes.axvline(1, color="#57606a", linewidth=1)
-    axes.set_xscale("log")
-    axes.invert_yaxis()
-    axes.set_xlabel("ratio by goal (1 and less: met)")
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    figure.tight_layout()
-    figure.savefig(path, metadata={"Date": None})
-
-
 def machine() -> str:
     """What it ran on, in a class and no name."""
     system = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
@@ -676,7 +654,7 @@ def main() -> None:
         "--only", nargs="+", default=[""], help="rows whose function has one of these in its name"
     )
     parser.add_argument("--times", type=int, default=15, help="turns of each side")
-    parser.add_argument("--write", action="store_true", help="write RESULTS.md and the plot")
+    parser.add_argument("--write", action="store_true", help="write RESULTS.md and results.svg")
     parser.add_argument("--memory", choices=("ours", "plain"), help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.memory:
@@ -699,9 +677,9 @@ def main() -> None:
             "side's, a size the most that a process took. The least is the ratio of a part of ours "
             "that can't be left out, done as barely as can be. [README.md](README.md) says which, "
             f"and what limits what.\n\n{table(rows)}\n\n"
-            "![Each ratio by its goal.](results.svg)\n"
+            "![Each row's ratio, divided by its goal.](results.svg)\n"
         )
-        draw(rows, HERE / "results.svg")
+        picture.main()
 
 
 if __name__ == "__main__":
