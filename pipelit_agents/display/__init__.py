@@ -5,8 +5,9 @@ All text is escaped, and no secret is displayed unless it is requested. Nothing 
 
 from __future__ import annotations
 
-from pipelit_agents.display.drawing import Drawing, draw
-from pipelit_agents.display.progress import Progress, afollow, follow
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
 from pipelit_agents.display.tables import (
     Html,
     QrCode,
@@ -18,6 +19,10 @@ from pipelit_agents.display.tables import (
     spawn_results,
     table,
 )
+
+if TYPE_CHECKING:
+    from pipelit_agents.display.drawing import Drawing, draw
+    from pipelit_agents.display.progress import Progress, afollow, follow
 
 __all__ = [
     "Drawing",
@@ -35,3 +40,20 @@ __all__ = [
     "spawn_results",
     "table",
 ]
+
+# Imported when they are first used: every process has tables in its results, and few draw a graph.
+_MODULES: Final = {
+    **dict.fromkeys(("Drawing", "draw"), "drawing"),
+    **dict.fromkeys(("Progress", "afollow", "follow"), "progress"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = globals()[name] = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

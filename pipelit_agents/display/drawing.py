@@ -16,12 +16,12 @@ __all__ = ["Drawing", "draw"]
 _MAX_NODES: Final = 300
 # Columns of a name; the whole name is the tooltip.
 _MAX_NAME: Final = 28
-# Of a font of 12.5 pixels, whose columns are 0.6 em wide.
-_COLUMN: Final = 7.6
-_SMALL_COLUMN: Final = 7.0
-_HEIGHT: Final = 32.0
-_PADDING: Final = 11.0
-_MARGIN: Final = 13.0
+# Of a font of 12 pixels, whose columns are 0.6 em wide.
+_COLUMN: Final = 7.25
+_SMALL_COLUMN: Final = 6.7
+_HEIGHT: Final = 30.0
+_PADDING: Final = 9.0
+_MARGIN: Final = 9.0
 _FONT: Final = "ui-monospace,SFMono-Regular,Menlo,Consolas,'DejaVu Sans Mono',monospace"
 _ENDS: Final = {"__start__": "start", "__end__": "end"}
 # The panel has a colour of its own, so that it is readable on a page of either theme. Viewers that
@@ -185,7 +185,7 @@ def _picture(names: Sequence[str], arrows: Sequence[_Arrow]) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" '
         f'viewBox="0 0 {width:.0f} {height:.0f}" style="max-width:100%;height:auto" role="img" '
         f'aria-label="A graph with {len(names)} nodes and {len(arrows)} edges" '
-        f'font-family="{_FONT}" font-size="12.5"><style>{_STYLE}</style>'
+        f'font-family="{_FONT}" font-size="12"><style>{_STYLE}</style>'
         f'<rect class="pa-panel" x="0.5" y="0.5" width="{width - 1:.0f}" '
         f'height="{height - 1:.0f}" rx="8" fill="#ffffff" stroke="#d1d9e0"/>'
         f'<g transform="translate({_MARGIN:g} {_MARGIN:g})">{"".join(parts)}</g></svg>'
@@ -223,7 +223,7 @@ def _shown(name: str) -> str:
 
 
 def _width(name: str) -> float:
-    return max(56.0, width_of(_shown(name)) * _COLUMN + 2 * _PADDING)
+    return max(50.0, width_of(_shown(name)) * _COLUMN + 2 * _PADDING)
 
 
 def _node(name: str, short: str, box: Box) -> str:
@@ -238,7 +238,7 @@ def _node(name: str, short: str, box: Box) -> str:
         f'<rect {look} x="{box.left:.1f}" y="{box.top:.1f}" width="{box.width:.1f}" '
         f'height="{box.height:.1f}" rx="{box.height / 2 if is_end else 6:g}"/>'
         f'<text class="pa-ink" fill="#1f2328" text-anchor="middle" x="{box.middle:.1f}" '
-        f'y="{box.top + box.height / 2 + 4.5:.1f}">{escape(_shown(short))}</text></g>'
+        f'y="{box.top + box.height / 2 + 4.2:.1f}">{escape(_shown(short))}</text></g>'
     )
 
 
@@ -247,7 +247,7 @@ def _frame(name: str, box: Box) -> str:
         f'<rect class="pa-group" fill="#fbfcfd" stroke="#8c959f" stroke-dasharray="2 3" '
         f'x="{box.left:.1f}" y="{box.top:.1f}" width="{box.width:.1f}" '
         f'height="{box.height:.1f}" rx="8"/>'
-        f'<text class="pa-faint" fill="#59636e" font-size="11.5" x="{box.left + 9:.1f}" '
+        f'<text class="pa-faint" fill="#59636e" font-size="11" x="{box.left + 9:.1f}" '
         f'y="{box.top + 15:.1f}">{escape(_shown(_last_part(name)))}</text>'
     )
 
@@ -281,6 +281,6 @@ def _edge_label(path: Sequence[tuple[float, float]], label: str) -> str:
     (x, y), (x2, y2) = path[0], path[1]
     return (
         f'<text class="pa-faint pa-halo" fill="#59636e" stroke="#ffffff" stroke-width="4" '
-        f'paint-order="stroke" font-size="11.5" text-anchor="middle" x="{x + (x2 - x) * 0.65:.1f}" '
+        f'paint-order="stroke" font-size="11" text-anchor="middle" x="{x + (x2 - x) * 0.65:.1f}" '
         f'y="{y + (y2 - y) * 0.57 + 4:.1f}">{escape(_shown(label))}</text>'
     )

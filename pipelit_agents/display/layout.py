@@ -14,12 +14,14 @@ from typing import Final
 
 __all__ = ["Box", "Layout", "lay_out"]
 
-_GAP: Final = 18.0
+_GAP: Final = 13.0
+# Beside a line that passes a layer.
+_LINE_GAP: Final = 9.0
 _LAYER_GAP: Final = 44.0
 _LABELLED_GAP: Final = 62.0
 _SWEEPS: Final = 8
 # Around the nodes of a group, and above them for its name.
-_GROUP_PADDING: Final = 10.0
+_GROUP_PADDING: Final = 9.0
 _GROUP_HEAD: Final = 22.0
 # Between the frame of a group and what is beside it.
 _BESIDE: Final = 14.0
@@ -290,7 +292,7 @@ def _spread(
 
 
 def _distance(left: _Place, right: _Place, widths: Mapping[_Place, float]) -> float:
-    gap = _GAP
+    gap = _GAP if isinstance(left, str) and isinstance(right, str) else _LINE_GAP
     if _group_of(left) != _group_of(right):
         gap += _GROUP_PADDING
     return (widths[left] + widths[right]) / 2 + gap

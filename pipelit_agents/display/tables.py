@@ -164,7 +164,14 @@ class SpawnResults(list[Any]):
 
     def _repr_html_(self) -> str:
         columns = ("agent", "status", "output", "error", "bound", "proved_at")
-        return _filled(columns, [[each.get(column) for column in columns] for each in self])
+        return _filled(columns, [[_at(each.get(column)) for column in columns] for each in self])
+
+
+def _at(value: object) -> object:
+    """Return a time of a result, which is a text, as other times are displayed."""
+    if type(value) is str and value.endswith("+00:00") and len(value) <= _SHORT:
+        return f"{value.removesuffix('+00:00')}Z"
+    return value
 
 
 def spawn_results(results: Mapping[str, Any] | Iterable[Mapping[str, Any]]) -> SpawnResults:
@@ -251,7 +258,10 @@ def _is_empty(value: object) -> bool:
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    head = "".join(f"<th style='{_CELL}'>{escape(name.replace('_', ' '))}</th>" for name in columns)
+    head = "".join(
+        f"<th style='{_CELL}'>{_fitted(escape(_shortened(name.replace('_', ' '))))}</th>"
+        for name in columns
+    )
     body = "".join(
         "<tr>"
         + "".join(f"<td style='{_CELL}'>{_fitted(_cell(value))}</td>" for value in row)
