@@ -626,7 +626,7 @@ def shown(value: float, unit: str) -> str:
 def table(rows: Sequence[Row]) -> str:
     """The table in Markdown."""
     lines = [
-        "| work | beside it | ours | theirs | ratio | middle half | goal | | least |",
+        "| work | compared with | ours | theirs | ratio | middle half | goal | | lower bound |",
         "|---|---|---:|---:|---:|---:|---:|---|---:|",
     ]
     for row in rows:
@@ -672,11 +672,10 @@ def main() -> None:
         versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
         (HERE / "RESULTS.md").write_text(
             f"# Side by side\n\nWritten by `make bench` on {datetime.now(UTC):%Y-%m-%d}: "
-            f"{machine()}; {versions}.\n\nThe two sides took turns. A ratio is the median of the "
-            "turns' ratios, and beside it stands their middle half; a time is the median of its "
-            "side's, a size the most that a process took. The least is the ratio of a part of ours "
-            "that can't be left out, done as barely as can be. [README.md](README.md) says which, "
-            f"and what limits what.\n\n{table(rows)}\n\n"
+            f"{machine()}; {versions}.\n\nThe two sides took turns. Each ratio is the median of "
+            "the ratios of all turns, and the next column has their middle half. Times are "
+            "medians, and sizes are maximums. The lower bound is the ratio of the work that can't "
+            f"be left out. [README.md](README.md) says what each row does.\n\n{table(rows)}\n\n"
             "![Each row's ratio, divided by its goal.](results.svg)\n"
         )
         picture.main()
