@@ -53,7 +53,7 @@ class _Task:
 class Progress:
     """The progress of spawned tasks: a table that changes in a notebook, a line an event elsewhere.
 
-    Use it as a context manager, and pass it the events of LangGraph's custom stream. :func:`follow`
+    Use it as a context manager, and pass it the events of LangGraph's custom stream. ``follow``
     does both.
 
     Args:
@@ -176,7 +176,7 @@ def follow(graph: _Streams, input: Any, config: Any = None) -> Any:  # noqa: A00
 
 
 async def afollow(graph: _StreamsAsync, input: Any, config: Any = None) -> Any:  # noqa: A002 - as of ainvoke
-    """Do the same as :func:`follow` on the event loop, with ``astream``.
+    """Do the same as ``follow`` on the event loop, with ``astream``.
 
     Args:
         graph: A compiled graph with a ``spawn_and_await`` node, or that node itself.

@@ -85,7 +85,7 @@ class Rows(Sequence[T]):
         rows: Instances of one dataclass.
         columns: The fields to display.
         exact: The fields with values that a person has to see whole and exactly; see
-            :func:`html_of`.
+            ``html_of``.
     """
 
     def __init__(
@@ -137,7 +137,7 @@ def question_rows(questions: Iterable[T]) -> Rows[T]:
 
 
 class QrCode(Html):
-    """A QR code for an authenticator app; returned by :func:`qr_code`."""
+    """A QR code for an authenticator app; returned by ``qr_code``."""
 
 
 @discreet
@@ -159,7 +159,7 @@ def qr_code(uri: SecretStr | str) -> QrCode:
 class SpawnResults(list[Any]):
     """The results of ``spawn_and_await``: a list that a notebook displays as a table.
 
-    A checkpoint returns them as a plain list; :func:`spawn_results` displays that too.
+    A checkpoint returns them as a plain list; ``spawn_results`` displays that too.
     """
 
     def _repr_html_(self) -> str:
