@@ -9,6 +9,7 @@ import re
 import sys
 import tomllib
 from collections import defaultdict
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -340,12 +341,29 @@ def test_a_weakness_is_not_reported_in_an_issue() -> None:
 
 
 def test_every_page_is_in_the_navigation() -> None:
-    """Each page below docs/ is listed in mkdocs.yml once."""
-    text = (ROOT / "mkdocs.yml").read_text()
-    nav = section("\n## " + text.split("nav:")[1].split("markdown_extensions")[0], "")
-    listed = re.findall(r"- (\S+\.md)", nav)
+    """Each page below docs/ is listed in mkdocs.yml once, below a title that says its topic."""
+    nav = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]
+    listed = list(entries(nav))
     docs = ROOT / "docs"
-    assert sorted(listed) == sorted(str(each.relative_to(docs)) for each in docs.rglob("*.md"))
+    assert sorted(page for _, page in listed) == sorted(
+        str(each.relative_to(docs)) for each in docs.rglob("*.md")
+    )
+    # The page of a section has the section's title.
+    untitled = [page for title, page in listed if not title and not page.endswith("index.md")]
+    assert untitled == []
+
+
+def entries(nav: Any) -> Iterator[tuple[str, str]]:
+    """The titles and pages of a navigation."""
+    for each in nav:
+        if isinstance(each, str):
+            yield "", each
+            continue
+        ((title, inner),) = each.items()
+        if isinstance(inner, str):
+            yield title, inner
+        else:
+            yield from entries(inner)
 
 
 def test_the_change_log_has_the_next_version() -> None:

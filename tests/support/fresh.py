@@ -99,6 +99,7 @@ def run(
     *words: str,
     folder: Path | None = None,
     typed: str = "",
+    hidden: Sequence[str] = (),
 ) -> subprocess.CompletedProcess[str]:
     """Run code as ``python -c`` does.
 
@@ -108,13 +109,16 @@ def run(
         words: Its ``sys.argv`` after the first.
         folder: The working directory, if it isn't that of the test.
         typed: What it reads from its standard input.
+        hidden: Modules that it can't import, and packages with all that is in them, as if they
+            weren't installed.
 
     Returns:
         Exit code, negative for a signal, and output.
     """
     with _streams() as streams:
         streams[0].write_text(typed)
-        done = _program.ask(wait=_start(code, environment, words, folder, streams))
+        started = _start(code, environment, words, folder, streams, hidden=[*hidden])
+        done = _program.ask(wait=started)
         said = [each.read_text() for each in streams[1:]]
     return subprocess.CompletedProcess(words, done, *said)
 
@@ -191,7 +195,7 @@ def _start(
     words: Sequence[str],
     folder: Path | None,
     streams: list[Path],
-    **more: str,
+    **more: Any,
 ) -> int:
     return _program.ask(
         **more,
@@ -204,6 +208,57 @@ def _start(
 
 
 # The program
+
+
+class _Hiding:
+    """A finder of modules that doesn't find some."""
+
+    def __init__(self, finder: Any, hidden: frozenset[str]) -> None:
+        self._finder, self._hidden = finder, hidden
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._finder, name)
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        """Return None for a module that is hidden, as if it weren't installed."""
+        return None if _is_in(name, self._hidden) else self._finder.find_spec(name, path, target)
+
+
+def _is_in(name: str, packages: frozenset[str]) -> bool:
+    while name:
+        if name in packages:
+            return True
+        name = name.rpartition(".")[0]
+    return False
+
+
+def _hide(packages: frozenset[str]) -> None:
+    """Make packages unknown here, and forget those that were imported, and ours that use them."""
+    gone = {name for name in sys.modules if _is_in(name, packages)}
+    ours = [name for name in sys.modules if name.partition(".")[0] == "pipelit_agents"]
+    more = True
+    while more:
+        more = {name for name in ours if name not in gone and _uses(sys.modules[name], gone)}
+        gone |= more
+    for name in gone:
+        parent, _, last = name.rpartition(".")
+        if parent in sys.modules:
+            vars(sys.modules[parent]).pop(last, None)
+    for name in gone:
+        del sys.modules[name]
+    sys.meta_path[:] = [_Hiding(each, packages) for each in sys.meta_path]
+
+
+def _uses(module: Any, gone: set[str]) -> bool:
+    for each in vars(module).values():
+        if isinstance(each, types.ModuleType):
+            # A package knows its own modules without using them.
+            used = each.__name__ in gone and not each.__name__.startswith(f"{module.__name__}.")
+        else:
+            used = isinstance(each, type | types.FunctionType) and each.__module__ in gone
+        if used:
+            return True
+    return False
 
 
 def _behave(request: dict[str, Any]) -> NoReturn:
@@ -226,6 +281,8 @@ def _behave(request: dict[str, Any]) -> NoReturn:
     )
     main = types.ModuleType("__main__")
     sys.modules["__main__"] = main
+    if request.get("hidden"):
+        _hide(frozenset(request["hidden"]))
     code = 0
     try:
         exec(compile(request["code"], "<string>", "exec"), main.__dict__)  # noqa: S102 - a test's

@@ -1,4 +1,4 @@
-"""Follow a page of docs/integrations/ from top to bottom, as its reader does.
+"""Follow a page of the documentation from top to bottom, as its reader does.
 
 The reader is in a folder in which README's set-up was typed. A page may have:
 
@@ -10,6 +10,9 @@ The reader is in a folder in which README's set-up was typed. A page may have:
   after it.
 - a `text` block after a `python` block: what that block prints, and nothing else. `…` in it means
   any text within a line. A block without one prints nothing.
+
+Commands and blocks can import pipelit-agents and what the page's `pip install` lines bring. All
+else is hidden, though it is installed here.
 """
 
 from __future__ import annotations
@@ -21,35 +24,62 @@ import re
 import shlex
 import shutil
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import distribution
 from pathlib import Path
+from textwrap import dedent
 
 import fresh
 from paths import ROOT
+from requirements import hidden_from, offered_extras, parsed
 
-FOLDER = ROOT / "docs" / "integrations"
+DOCS = ROOT / "docs"
+FOLDER = DOCS / "integrations"
 NAMES = sorted(each.stem for each in FOLDER.glob("*.md"))
-_FENCE = re.compile(r"(?:^`([\w./-]+)`:\n\n)?^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+# Where pages are that may have code.
+_HOMES = ("README.md", "docs/*.md", "docs/how-to/*.md", "docs/integrations/*.md")
+_FENCE = re.compile(
+    r"(?:^`(?P<path>[\w./-]+)`:\n\n)?"
+    r"^(?P<indent> *)```(?P<language>[^\n`]*)\n(?P<code>.*?)^(?P=indent)```$",
+    re.DOTALL | re.MULTILINE,
+)
 _FILE = re.compile(r"# ([\w./-]+\.py)\n")
 _OURS = ("FIELD_", "PIPELIT_", "LANGSMITH_", "LANGGRAPH_", "LANGCHAIN_", "OPENAI_", "ANTHROPIC_")
 # Types the pieces as one program, and marks where each ends.
 _TYPE = """
 import json as _json, sys as _sys
-for _number, _code in enumerate(_json.loads(_sys.argv.pop())):
-    exec(compile(_code, f"block {_number + 1}", "exec", dont_inherit=True), globals())
+for _name, _code in _json.loads(_sys.argv.pop()):
+    exec(compile(_code, _name, "exec", dont_inherit=True), globals())
     print("\\x00", flush=True)
 """
 
 
 @dataclass(frozen=True)
+class Block:
+    """A block between two fences.
+
+    Attributes:
+        language: The words after the first fence.
+        code: What is in it.
+        line: The line of the page on which its code begins.
+        path: The file that it is, or an empty text.
+    """
+
+    language: str
+    code: str
+    line: int
+    path: str
+
+
+@dataclass(frozen=True)
 class Piece:
-    """A piece of the program, and what the page says that it prints."""
+    """A piece of the program, what the page says that it prints, and the line where it begins."""
 
     code: str
     prints: str
+    line: int = 1
 
 
 @dataclass(frozen=True)
@@ -61,6 +91,7 @@ class Page:
         pieces: The pieces of its program.
         commands: What its reader types, without `pip install`.
         installs: The requirements of its `pip install`.
+        python: All its `python` blocks: those that are files, and the pieces.
     """
 
     name: str
@@ -68,6 +99,35 @@ class Page:
     pieces: list[Piece]
     commands: list[str]
     installs: list[str]
+    python: list[Block] = field(default_factory=list)
+
+
+def pages_with_code() -> list[Path]:
+    """Return every page that has a `python` block."""
+    found = [file for home in _HOMES for file in sorted(ROOT.glob(home))]
+    return [
+        file
+        for file in found
+        if any(each.language == "python" for each in blocks(file.read_text()))
+    ]
+
+
+def blocks(text: str) -> list[Block]:
+    """Return the blocks of a page in order.
+
+    Raises:
+        AssertionError: A fence isn't closed, or isn't alone on its line.
+    """
+    found = []
+    for match in _FENCE.finditer(text):
+        code = dedent(match["code"])
+        language = match["language"].strip()
+        commented = _FILE.match(code) if language == "python" else None
+        path = match["path"] or (commented[1] if commented else "")
+        line = text.count("\n", 0, match.start("code")) + 1
+        found.append(Block(language, code, line, path))
+    assert text.count("```") == 2 * len(found), "a fence that begins or ends no block"
+    return found
 
 
 def read(name: str, replaced: Mapping[str, str] | None = None, *, folder: Path = FOLDER) -> Page:
@@ -87,28 +147,47 @@ def read(name: str, replaced: Mapping[str, str] | None = None, *, folder: Path =
     text = (folder / f"{name}.md").read_text()
     for old, new in (replaced or {}).items():
         text = text.replace(old, new)
-    for path, language, code in _FENCE.findall(text):
-        commented = _FILE.match(code) if language == "python" else None
-        file = path or (commented[1] if commented else "")
-        if file:
-            page.files[file] = code
-            json.loads(code if language == "json" else "0")
-        elif language == "python":
-            page.pieces.append(Piece(code, ""))
-        elif language == "text":
-            assert previous == "python", f"{name}.md: {code!r} follows no block that prints it"
-            page.pieces[-1] = Piece(page.pieces[-1].code, code)
+    for block in blocks(text):
+        where = f"{name}.md:{block.line}"
+        if block.language == "python":
+            page.python.append(block)
+        if block.path:
+            page.files[block.path] = block.code
+            json.loads(block.code if block.language == "json" else "0")
+        elif block.language == "python":
+            page.pieces.append(Piece(block.code, "", block.line))
+        elif block.language == "text":
+            assert previous == "python", f"{where}: {block.code!r} follows no block that prints it"
+            page.pieces[-1] = Piece(page.pieces[-1].code, block.code, page.pieces[-1].line)
         else:
-            assert language == "sh", f"{name}.md: a block in {language or 'no language'!r}"
-            for line in code.replace("\\\n", " ").splitlines():
+            assert block.language == "sh", (
+                f"{where}: a block in {block.language or 'no language'!r}"
+            )
+            for line in block.code.replace("\\\n", " ").splitlines():
                 _add_command(page, line)
-        previous = "file" if file else language
+        previous = "file" if block.path else block.language
     return page
+
+
+def installs(text: str) -> list[str]:
+    """Return the requirements that a page's `pip install` lines name, on a page of any form."""
+    page = Page("", {}, [], [], [])
+    for block in blocks(text):
+        if block.language.split()[:1] == ["sh"]:
+            for line in block.code.replace("\\\n", " ").splitlines():
+                if "pip install" in line:
+                    _add_command(page, line)
+    return page.installs
 
 
 def _add_command(page: Page, line: str) -> None:
     words = shlex.split(line, comments=True)
+    if words[:3] == ["python", "-m", "pip"]:
+        words = words[2:]
     if words[:2] == ["pip", "install"]:
+        if "&&" in words:
+            words = words[: words.index("&&")]
+            _add_command(page, line.partition("&&")[2])
         page.installs.extend(each for each in words[2:] if not each.startswith("-"))
     elif words:
         page.commands.append(line)
@@ -117,11 +196,9 @@ def _add_command(page: Page, line: str) -> None:
 def missing(page: Page) -> list[str]:
     """Return the requirements of a page that aren't installed here, with their extras."""
     found = []
-    for each in page.installs:
-        match = re.match(r"([\w.-]+)(?:\[([\w,.-]+)\])?", each)
-        assert match, each
-        offered = distribution(match[1]).metadata.get_all("Provides-Extra") or []
-        found += [extra for extra in (match[2] or "").split(",") if extra not in {*offered, ""}]
+    for name, extras in map(parsed, page.installs):
+        distribution(name)
+        found += sorted(extras - offered_extras(name))
     return found
 
 
@@ -141,20 +218,22 @@ def _prepared() -> Path:
     atexit.register(made.cleanup)
     folder = Path(made.name)
     code = next(
-        block
-        for _, language, block in _FENCE.findall((ROOT / "README.md").read_text())
-        if language == "sh" and "pipelit-agents init" in block
+        each.code
+        for each in blocks((ROOT / "README.md").read_text())
+        if each.language == "sh" and "pipelit-agents init" in each.code
     )
     for line in code.splitlines():
         type_command(line, folder, environment())
     return folder
 
 
-def type_command(line: str, folder: Path, variables: Mapping[str, str]) -> str:
+def type_command(
+    line: str, folder: Path, variables: Mapping[str, str], hidden: Sequence[str] = ()
+) -> str:
     """Type a command of `pipelit-agents`; what it prints."""
     words = shlex.split(line, comments=True)
     assert words[0] == "pipelit-agents", f"{line!r} needs a test of the page's own"
-    done = fresh.run(fresh.AGENTS, variables, *words[1:], folder=folder)
+    done = fresh.run(fresh.AGENTS, variables, *words[1:], folder=folder, hidden=hidden)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -178,15 +257,33 @@ def follow(page: Page, folder: Path, **variables: str) -> None:
         AssertionError: Something failed, or printed something else.
     """
     given = environment(**variables)
+    hidden = hidden_from(page.installs)
     for line in page.commands:
-        type_command(line, folder, given)
+        type_command(line, folder, given, hidden)
     if not page.pieces:
         return
-    codes = json.dumps([each.code for each in page.pieces])
-    done = fresh.run(_TYPE, given, codes, folder=folder)
+    # Behind as many empty lines as on the page, so that a traceback names the page's line.
+    codes = [
+        (f"{page.name}.md, block {number}", "\n" * (each.line - 1) + each.code)
+        for number, each in enumerate(page.pieces, 1)
+    ]
+    done = fresh.run(_TYPE, given, json.dumps(codes), folder=folder, hidden=hidden)
     printed = done.stdout.split("\0\n")
-    assert done.returncode == 0, f"block {len(printed)} of {page.name}.md: {done.stderr}"
-    assert len(printed) == len(page.pieces) + 1, f"{page.name}.md ends at block {len(printed)}"
-    for piece, said in zip(page.pieces, printed[:-1], strict=True):
+    at = page.pieces[min(len(printed), len(page.pieces)) - 1].line
+    where = f"block {len(printed)} of {page.name}.md, line {at}"
+    assert done.returncode == 0, f"{where}: {done.stderr}{unnamed(done.stderr, hidden)}"
+    assert len(printed) == len(page.pieces) + 1, f"{where}: the page ends there"
+    for number, (piece, said) in enumerate(zip(page.pieces, printed[:-1], strict=True), 1):
         expected = ".*".join(map(re.escape, piece.prints.split("…")))
-        assert re.fullmatch(expected, said), f"{page.name}.md prints:\n{said}\nand says:\n{piece}"
+        assert re.fullmatch(expected, said), (
+            f"block {number} of {page.name}.md, line {piece.line}, prints:\n{said}\n"
+            f"and the page says:\n{piece.prints}"
+        )
+
+
+def unnamed(error: str, hidden: Sequence[str]) -> str:
+    """Return a hint if an import failed because the page doesn't name a package."""
+    for each in re.findall(r"No module named '([\w.]+)'", error):
+        if any(each == name or each.startswith(f"{name}.") for name in hidden):
+            return f"no `pip install` line of the page brings {each!r}"
+    return ""
