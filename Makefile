@@ -48,8 +48,9 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+# The package, and the Python blocks of the documentation with it.
 types: $(READY)
-	$(BIN)/mypy pipelit_agents tools graphs examples/*/*.py examples/*/*/*.py
+	$(BIN)/python tests/support/typed_pages.py
 
 format: $(READY)
 	$(BIN)/ruff check --fix .
