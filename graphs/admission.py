@@ -27,11 +27,11 @@ REQUEST_LIFETIME: Final = 60.0
 
 
 STALE: Final = "this request was used before, or is too old: its parent can send the task again"
-"""The message of :class:`RequestStale`, by which a parent recognizes it in an engine's error."""
+"""The message of ``RequestStale``, by which a parent recognizes it in an engine's error."""
 
 
 class Anyone:
-    """The type of :data:`ANYONE`."""
+    """The type of ``ANYONE``."""
 
     def __repr__(self) -> str:
         return "ANYONE"
@@ -76,7 +76,7 @@ def check(agent: Agent, accept_from: AcceptFrom, request: SpawnRequest) -> None:
 
 
 async def acheck(agent: Agent, accept_from: AcceptFrom, request: SpawnRequest) -> None:
-    """Async form of :func:`check`."""
+    """Async form of ``check``."""
     if accept_from is None or isinstance(accept_from, Anyone):
         return
     if request.parent not in accept_from or request.proof is None:
@@ -96,7 +96,7 @@ def admit(
     Args:
         agent: The child's agent.
         accept_from: The parents whose requests it accepts.
-        request: The request, after :func:`check`.
+        request: The request, after ``check``.
         identity: The caller's identity on this server. Empty if the server doesn't authenticate
             callers, None if there is no server.
 

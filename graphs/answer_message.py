@@ -26,7 +26,7 @@ from .spawn.results import SpawnResult, SpawnTask, Status, error_in_words, make_
 __all__ = ["ANSWER_KEY", "AnswerMetadata", "answer_message", "no_answer", "structured_answer"]
 
 ANSWER_KEY: Final = "pipelit"
-"""The key of :class:`AnswerMetadata` in a message's ``response_metadata``.
+"""The key of ``AnswerMetadata`` in a message's ``response_metadata``.
 
 ``response_metadata`` describes how a message was made. Checkpointers, LangGraph Server,
 langgraph-supervisor and langgraph-swarm keep it, and LangChain's integrations don't send it to a
@@ -39,7 +39,7 @@ class AnswerMetadata(TypedDict):
 
     Attributes:
         agent: The child's agent.
-        status: As in :class:`SpawnResult`. Only ``verified`` is an answer.
+        status: As in ``SpawnResult``. Only ``verified`` is an answer.
         bound: Whether the proof is bound to request and answer.
         proved_at: The time of the proof, ISO 8601 in UTC, or None.
         request: The SHA-256 of the request, 64 hexadecimal digits, or None if none was sent.

@@ -123,7 +123,7 @@ def approve_with_totp(
     this request and nothing else, because it doesn't prove the person's identity. If the resuming
     code acts for the person (``pipelit.acting_for``), the denial is attributed to that person.
 
-    The node writes ``state["approval"]``, an :class:`Approval`; branch on its ``outcome``. The
+    The node writes ``state["approval"]``, an ``Approval``; branch on its ``outcome``. The
     displayed value, its digest and the approver are in the state and in the audit. A plain code
     isn't bound to the displayed value: it only proves that the person was present. The person
     therefore has to trust the application that displays the request.
@@ -235,7 +235,7 @@ def approve_with_totp(
 
 
 class ApprovalGraph(AnyStateGraph):
-    """The compiled node. Create one with :func:`approve_with_totp`.
+    """The compiled node. Create one with ``approve_with_totp``.
 
     Args:
         state_graph: Arguments of LangGraph's ``CompiledStateGraph``.
@@ -260,7 +260,7 @@ class ApprovalGraph(AnyStateGraph):
         config: RunnableConfig | None = None,
         **options: Any,
     ) -> AsyncIterator[Any]:
-        """Async form of :meth:`stream`."""
+        """Async form of ``stream``."""
         return super().astream(_wrap_input(input), config, **options)
 
 

@@ -61,7 +61,7 @@ class VerifiedChild(AnyGraph):
     """A graph that answers spawn requests, each with a proof by its agent.
 
     It is itself a graph that reads ``request`` and writes ``envelope``. Create one with
-    :func:`verified_child`. ``spawn_and_await`` calls :meth:`answer` directly.
+    ``verified_child``. ``spawn_and_await`` calls ``answer`` directly.
 
     Args:
         graph: The graph that does the work.
@@ -130,7 +130,7 @@ class VerifiedChild(AnyGraph):
         config: RunnableConfig | None = None,
         **options: Any,
     ) -> AsyncIterator[Any]:
-        """Async form of :meth:`stream`."""
+        """Async form of ``stream``."""
         self._require_request(input)
         async for chunk in super().astream(input, config, **options):
             yield chunk
@@ -174,7 +174,7 @@ class VerifiedChild(AnyGraph):
         return self.work(request, config, control)
 
     async def aanswer(self, request: SpawnRequest, config: RunnableConfig) -> EnvelopeDict:
-        """Async form of :meth:`answer`."""
+        """Async form of ``answer``."""
         await self.acheck(request)
         return await self.awork(request, config)
 
@@ -194,7 +194,7 @@ class VerifiedChild(AnyGraph):
         return self.seal(request, kind, payload)
 
     async def awork(self, request: SpawnRequest, config: RunnableConfig) -> EnvelopeDict:
-        """Async form of :meth:`work`."""
+        """Async form of ``work``."""
         kind: Kind = "result"
         try:
             payload = await self._arun(self._graph_input(request), config)
@@ -243,7 +243,7 @@ class VerifiedChild(AnyGraph):
                 authenticate callers, None if there is no server.
 
         Raises:
-            RequestRefused: As :meth:`check`. Also if another account than the proven parent sent
+            RequestRefused: As ``check``. Also if another account than the proven parent sent
                 the request, or if it names a peering that isn't its parent's.
             RequestStale: The request is too old, or was used before.
         """
@@ -259,7 +259,7 @@ class VerifiedChild(AnyGraph):
         admission.check(self.agent, self.accept_from, request)
 
     async def acheck(self, request: SpawnRequest) -> None:
-        """Async form of :meth:`check`."""
+        """Async form of ``check``."""
         # Not self.check in a thread: a subclass may override it and block the shared threads.
         await admission.acheck(self.agent, self.accept_from, request)
 
@@ -269,7 +269,7 @@ class VerifiedChild(AnyGraph):
         return Envelope(payload, kind, proof.step, proof.value).to_dict()
 
     async def aseal(self, request: SpawnRequest, kind: Kind, payload: bytes) -> EnvelopeDict:
-        """Async form of :meth:`seal`."""
+        """Async form of ``seal``."""
         proof = await self.agent.aprove(request.challenge, payload, **_binding(request, kind))
         return Envelope(payload, kind, proof.step, proof.value).to_dict()
 
@@ -286,7 +286,7 @@ class VerifiedChild(AnyGraph):
     async def abulk_update_state(
         self, config: RunnableConfig, supersteps: Sequence[Sequence[StateUpdate]]
     ) -> RunnableConfig:
-        """Async form of :meth:`bulk_update_state`."""
+        """Async form of ``bulk_update_state``."""
         raise self._state_refusal()
 
     def _state_refusal(self) -> RequestRefused:
@@ -301,7 +301,7 @@ class VerifiedChild(AnyGraph):
     async def aget_graph(
         self, config: RunnableConfig | None = None, *, xray: int | bool = False
     ) -> Graph:
-        """Async form of :meth:`get_graph`."""
+        """Async form of ``get_graph``."""
         return await self.graph.aget_graph(config, xray=xray)
 
     def get_input_jsonschema(self, config: RunnableConfig | None = None) -> dict[str, object]:
@@ -327,7 +327,7 @@ def verified_child(
             decimals, bytes, sets, tuples, paths and IP addresses, and enums, pydantic models,
             dataclasses and named tuples of them. ``docs/answers.md`` describes how each arrives.
         agent: The agent that proves the answers.
-        accept_from: The agents whose requests the child accepts, or :data:`ANYONE`. You can omit it
+        accept_from: The agents whose requests the child accepts, or ``ANYONE``. You can omit it
             if parent and child share a ``Pipelit``. A served graph requires it.
         leave_out: Parts of messages that don't leave the child: ``artifact`` and
             ``response_metadata``. Values in these two and in ``additional_kwargs`` that can't be

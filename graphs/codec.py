@@ -115,7 +115,7 @@ def state_from_bytes(data: bytes, *, limit: int, known: Known | None = None) -> 
 
 
 def read_state(data: bytes, *, limit: int, known: Known, accept: Acceptance) -> Read:
-    """Read an answer as :func:`state_from_bytes` does, but keep only accepted messages.
+    """Read an answer as ``state_from_bytes`` does, but keep only accepted messages.
 
     Raises:
         PayloadError: The bytes aren't a payload, or hold an invalid value.

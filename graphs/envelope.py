@@ -76,7 +76,7 @@ class SpawnRequest:
         """Parse a request that a child received from outside.
 
         Args:
-            value: A request as :meth:`to_wire` returns it.
+            value: A request as ``to_wire`` returns it.
             child: The child's username.
 
         Raises:
@@ -191,7 +191,7 @@ def to_base64(data: bytes) -> str:
 
 
 def from_base64(text: object) -> bytes:
-    """Decode canonical base64url without padding, as :func:`to_base64` returns it.
+    """Decode canonical base64url without padding, as ``to_base64`` returns it.
 
     Raises:
         ValueError: The text isn't canonical base64url.

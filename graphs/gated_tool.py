@@ -105,7 +105,7 @@ def _unreachable(tool: str, function: Callable[..., object]) -> Callable[..., No
 
 
 def is_gated(tool: object) -> bool:
-    """Return whether a tool is a copy that :func:`gated_tool` made, or a copy of one."""
+    """Return whether a tool is a copy that ``gated_tool`` made, or a copy of one."""
     return isinstance(tool, BaseTool) and _GATED in vars(tool)
 
 

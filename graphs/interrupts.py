@@ -57,7 +57,7 @@ def interrupts_to_bytes(error: BaseException) -> bytes:
     """Serialize the values of the interrupts in an exception.
 
     Args:
-        error: An exception whose type is in :data:`INTERRUPTS`.
+        error: An exception whose type is in ``INTERRUPTS``.
 
     Raises:
         PayloadError: A value can't be carried, or the exception holds something else.
@@ -76,7 +76,7 @@ def rebuilt_interrupt(
     """Return a child's interrupts in the parent's form.
 
     Args:
-        error: The child's exception, whose type is in :data:`INTERRUPTS`.
+        error: The child's exception, whose type is in ``INTERRUPTS``.
         agent: The child.
         seed: The secret of the child's task.
         limit: The maximum size of all values together, in bytes.
@@ -106,7 +106,7 @@ def rebuilt_interrupt(
 def child_answers(configurable: Mapping[str, object], seed: bytes) -> dict[str, object]:
     """Return the keys with a child's interrupt answers, for its configuration.
 
-    The answers are under the child's own ids. :data:`RENAMED` holds a function that maps such an id
+    The answers are under the child's own ids. ``RENAMED`` holds a function that maps such an id
     to the one that the parent displays.
 
     Args:

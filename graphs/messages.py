@@ -53,7 +53,7 @@ MAX_OMISSION_LENGTH: Final = 300
 
 
 class Omitted(Enum):
-    """The type of :data:`OMITTED`."""
+    """The type of ``OMITTED``."""
 
     OMITTED = "omitted"
 

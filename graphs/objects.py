@@ -52,7 +52,7 @@ class KnownClass(NamedTuple):
 
     Attributes:
         cls: The class.
-        form: Its form, as :func:`object_form` returns it.
+        form: Its form, as ``object_form`` returns it.
         adapter: Validates the values.
     """
 

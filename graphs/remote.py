@@ -37,7 +37,7 @@ _ENVELOPE_OVERHEAD: Final = 2**16
 
 
 class RemoteChild:
-    """A child on another server. Create one with :func:`remote_child`.
+    """A child on another server. Create one with ``remote_child``.
 
     Args:
         name: The child's agent.

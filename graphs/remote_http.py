@@ -161,7 +161,7 @@ async def call(
     """Send a request, and return the JSON document of the answer, or None if it is empty.
 
     Args:
-        client: A client of :func:`new_client`.
+        client: A client of ``new_client``.
         method: The HTTP method.
         path: The path.
         limit: The maximum size of the answer, in bytes.

@@ -54,7 +54,7 @@ class RemoteRun:
     """One run on a new thread of a server.
 
     Args:
-        client: A client for the server. :meth:`finish` and :meth:`abandon` close it.
+        client: A client for the server. ``finish`` and ``abandon`` close it.
         graph: The graph's name on the server, or an assistant's id.
         patience: How long the server may be unavailable during the run, in seconds.
         child: The child's agent, for the log.
@@ -290,7 +290,7 @@ _unfinished: Final[set[asyncio.Task[None]]] = set()
 
 @asynccontextmanager
 async def clearing_up() -> AsyncIterator[None]:
-    """Wait at the end, for some seconds, until what :func:`afterwards` has begun is done."""
+    """Wait at the end, for some seconds, until what ``afterwards`` has begun is done."""
     left: set[asyncio.Task[None]] = set()
     token = _left.set(left)
     try:
@@ -303,7 +303,7 @@ async def clearing_up() -> AsyncIterator[None]:
 async def afterwards(work: Coroutine[object, None, None]) -> None:
     """Begin work that neither hides an answer nor delays it for long.
 
-    Within :func:`clearing_up` it is awaited at the end, and otherwise here, for some seconds. Then
+    Within ``clearing_up`` it is awaited at the end, and otherwise here, for some seconds. Then
     it goes on by itself, as long as the event loop does. Its errors have no effect.
     """
     task = asyncio.create_task(_limited(work))
@@ -317,7 +317,7 @@ async def afterwards(work: Coroutine[object, None, None]) -> None:
 
 
 async def finish_clearing_up() -> None:
-    """Wait for what :func:`afterwards` has begun on this event loop, before the loop ends."""
+    """Wait for what ``afterwards`` has begun on this event loop, before the loop ends."""
     here = asyncio.get_running_loop()
     mine = [each for each in list(_unfinished) if each.get_loop() is here]
     await asyncio.gather(*mine, return_exceptions=True)

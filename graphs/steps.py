@@ -51,7 +51,7 @@ class Step(RunnableLambda[object, object]):
 
     @property
     def deps(self) -> list[Runnable[Any, Any]]:
-        """None: a step runs no graph that LangGraph should show; see :class:`GraphStep`.
+        """None: a step runs no graph that LangGraph should show; see ``GraphStep``.
 
         ``RunnableLambda`` reads them from the source of the function, which takes milliseconds. On
         Python 3.11 it holds a lock of all instances meanwhile, which would stay held in a child

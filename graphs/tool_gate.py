@@ -155,7 +155,7 @@ class Gate:
             return _refused(call, f"{tool} was not run: {error}")
 
     def admit_request(self, call: ToolCall) -> Admitted:
-        """As :meth:`admit`, for a call whose tool isn't known yet: with the model's arguments.
+        """As ``admit``, for a call whose tool isn't known yet: with the model's arguments.
 
         What the tool's schema will read from them isn't known either, so ``when`` can't decide.
         """
@@ -170,7 +170,7 @@ class Gate:
         """Ask people if they weren't asked, and run the tool if they approved.
 
         Args:
-            admit: Calls :meth:`admit` or :meth:`admit_request`.
+            admit: Calls ``admit`` or ``admit_request``.
             run: Runs the tool.
 
         Returns:
@@ -190,7 +190,7 @@ class Gate:
     async def arun(
         self, admit: Callable[[], Admitted], run: Callable[[], Awaitable[T]]
     ) -> T | object:
-        """As :meth:`run`; the database is used off the event loop."""
+        """As ``run``; the database is used off the event loop."""
         # A call of the same task that is being paid ends before this one interrupts the graph.
         async with with_siblings(task_here()):
             try:
@@ -205,7 +205,7 @@ class Gate:
         """Run an admitted tool, and store what it returned.
 
         Args:
-            admitted: The result of :meth:`admit`.
+            admitted: The result of ``admit``.
             run: Runs the tool.
 
         Returns:
@@ -223,7 +223,7 @@ class Gate:
         return result
 
     async def afinish(self, admitted: Admitted, run: Callable[[], Awaitable[T]]) -> T | object:
-        """As :meth:`finish`; the database is written off the event loop."""
+        """As ``finish``; the database is written off the event loop."""
         if admitted.instead is not None:
             return admitted.instead
         try:

@@ -52,7 +52,7 @@ def error_to_bytes(error: Exception) -> bytes:
 
 
 def result_from_bytes(data: bytes) -> object:
-    """Return a result that :func:`result_to_bytes` wrote, or the name of an error as text.
+    """Return a result that ``result_to_bytes`` wrote, or the name of an error as text.
 
     Returns:
         None if the result can't be rebuilt here.

@@ -79,7 +79,7 @@ class _State(TypedDict):
 
 
 class VerifiedAgent(AnyStateGraph):
-    """A child as an agent. Create one with :func:`verified_agent`.
+    """A child as an agent. Create one with ``verified_agent``.
 
     Args:
         spawn: The graph that asks the child.
@@ -145,7 +145,7 @@ class VerifiedAgent(AnyStateGraph):
         config: RunnableConfig | None = None,
         **options: Any,
     ) -> AsyncIterator[Any]:
-        """Async form of :meth:`stream`."""
+        """Async form of ``stream``."""
         call = self._keyed_call(input, config)
         if call.nested and call.resuming:
             saved = await self.aget_state(call.record_config())
@@ -185,7 +185,7 @@ class VerifiedAgent(AnyStateGraph):
     async def aget_graph(
         self, config: RunnableConfig | None = None, *, xray: int | bool = False
     ) -> Graph:
-        """Async form of :meth:`get_graph`."""
+        """Async form of ``get_graph``."""
         if xray and isinstance(self.child, VerifiedChild):
             return await self.child.aget_graph(config, xray=_one_less(xray))
         return await super().aget_graph(config)
@@ -201,7 +201,7 @@ class VerifiedAgent(AnyStateGraph):
         """Return a tool with which a model asks the child.
 
         The tool takes one text, ``message``, and the child receives nothing else. The answer is the
-        tool message's content. Its artifact is the :class:`AnswerMetadata`. Without a proven answer
+        tool message's content. Its artifact is the ``AnswerMetadata``. Without a proven answer
         the tool fails: with ``on_failure="collect"`` the model receives the reason as a tool
         message with status ``error``, otherwise ``SpawnError`` ends its run.
 
@@ -253,11 +253,11 @@ def verified_agent(
 
     Use it wherever a package expects an agent: as a node, a worker of langgraph-supervisor, a
     member of langgraph-swarm, a ``runnable`` of deepagents, or a tool by
-    :meth:`~VerifiedAgent.as_tool`. Each run asks the child by :func:`spawn_and_await`, and adds one
+    ``VerifiedAgent.as_tool``. Each run asks the child by ``spawn_and_await``, and adds one
     AI message with a new id to ``messages``. Its content is the text of the last message that the
     child added; if that is empty or no AI message, the child's ``structured_response`` as JSON,
     then the text of its last AI message that isn't empty. Its ``response_metadata["pipelit"]`` is
-    an :class:`AnswerMetadata` that the parent writes: agent, status, bound, proved_at and request.
+    an ``AnswerMetadata`` that the parent writes: agent, status, bound, proved_at and request.
     The child's own metadata, names, ids, tool calls and reasoning aren't used. If the child has a
     ``structured_response``, the agent has it too: an instance of a model or a dataclass as it is,
     and anything else as JSON. As ``create_agent`` does, the graph returns the conversation with the
@@ -280,7 +280,7 @@ def verified_agent(
         timeout: How long the child may take, in seconds, at most 30 days; None for no limit.
         max_depth: How deep spawns may be nested.
         max_answer_bytes: The maximum size of an answer, and of the child's interrupts together.
-        answer_types: As for :func:`spawn_and_await`.
+        answer_types: As for ``spawn_and_await``.
         attachments: The media types of images and files that the answer holds as content blocks,
             such as ``["image/png"]``: at most 20, of 5 MB each and 10 MB in all, in base64. Of
             others, and of links, its text says that they were left out. None by default: most model
@@ -289,9 +289,9 @@ def verified_agent(
         hand_back_to: In a swarm, the member that is active after an answer. None leaves this agent
             active, so that the next turn asks the child again. A child can't choose it.
         credentials: The credentials that the child may open at most, as for
-            :func:`spawn_and_await`. None for no limit.
+            ``spawn_and_await``. None for no limit.
         approvers: The people who are asked before the child receives anything, as for
-            :func:`spawn_and_await`: each run of the agent needs their approval of the messages that
+            ``spawn_and_await``: each run of the agent needs their approval of the messages that
             are sent.
         on_request: Receives a notice of each question: a function, or a webhook.
 

@@ -1,6 +1,6 @@
 """Identity that LangChain and LangGraph agents can prove, and secrets they can't leak.
 
-Start with :class:`Pipelit`. The tools are in ``pipelit_agents.tools``, the graph nodes in
+Start with ``Pipelit``. The tools are in ``pipelit_agents.tools``, the graph nodes in
 ``pipelit_agents.graphs``, the exceptions in ``pipelit_agents.errors``.
 """
 

@@ -223,7 +223,7 @@ def exported_accounts(uri: str) -> list[ExportedAccount]:
 
     Returns:
         The accounts in their order. Accounts with counters, or with an algorithm that isn't
-        supported, are among them: :func:`read_otpauth` refuses their URIs.
+        supported, are among them: ``read_otpauth`` refuses their URIs.
 
     Raises:
         ValueError: It isn't such a URI, is cut off, or has no account.

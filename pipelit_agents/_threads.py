@@ -46,7 +46,7 @@ async def aside(work: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R
     """Run blocking code of this package in the pool, with the caller's context.
 
     Never run a child's or other foreign code here: if it hangs, it occupies a thread forever. Use
-    :class:`Apart` for it.
+    ``Apart`` for it.
     """
     job = _Job(partial(copy_context().run, work, *args, **kwargs))
     # They may be secrets, and this frame is in the traceback of an error of `work`.
@@ -112,7 +112,7 @@ class Apart:
         return result
 
     async def arun(self, work: Callable[[], R], *, within: float, of: str = "") -> R:
-        """As :meth:`run`, for the event loop."""
+        """As ``run``, for the event loop."""
         loop = asyncio.get_running_loop()
         done = asyncio.Event()
 

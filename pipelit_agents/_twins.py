@@ -33,5 +33,5 @@ def off_the_loop(
 
     twin.__name__ = f"a{method.__name__}"
     twin.__qualname__ = f"{method.__qualname__.rpartition('.')[0]}.{twin.__name__}"
-    twin.__doc__ = f"As :meth:`{method.__name__}`, off the event loop."
+    twin.__doc__ = f"As ``{method.__name__}``, off the event loop."
     return twin

@@ -4,9 +4,9 @@ People and models sometimes pass a secret where the name of an account or a cred
 error that repeats it carries it into logs and checkpoints, and the audit keeps it for years. So:
 
 - A name that was found is displayed and recorded as it is.
-- A name that was refused, or that nobody has, is displayed with :func:`quoted` and recorded with
-  :func:`recordable`, which keep ordinary names and leave out what may be a secret.
-- A name that has the form of a secret is never stored: :func:`has_secret_form`.
+- A name that was refused, or that nobody has, is displayed with ``quoted`` and recorded with
+  ``recordable``, which keep ordinary names and leave out what may be a secret.
+- A name that has the form of a secret is never stored: ``has_secret_form``.
 """
 
 from __future__ import annotations

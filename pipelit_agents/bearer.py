@@ -104,7 +104,7 @@ class FailureDelay:
         return 0.0 if excess <= 0 else min(0.1 * 2.0 ** (excess - 1), _MAX_DELAY)
 
     async def wait(self, source: str) -> None:
-        """Count a failure now, and wait for the delay that :meth:`note` returns."""
+        """Count a failure now, and wait for the delay that ``note`` returns."""
         delay = self.note(source, asyncio.get_running_loop().time())
         if self._waiting >= _MAX_DELAYED:
             delay = 0.0
@@ -284,8 +284,8 @@ class ApiKeyGate:
         """Return the account that a key belongs to, as the database says now.
 
         Args:
-            token: The token of the request; see :func:`token_of`.
-            source: The source of the request; see :func:`source_of`.
+            token: The token of the request; see ``token_of``.
+            source: The source of the request; see ``source_of``.
 
         Raises:
             AuthenticationError: The key isn't valid; raised after a delay if the source keeps

@@ -55,7 +55,7 @@ def exact_json(value: object) -> str:
     nothing is drawn for, marks that are drawn over an ASCII character and more than four of them on
     another, all that is written from right to left, and what is more than 16 spaces in a row. The
     result is JSON of the same value.
-    :func:`warnings` names what is left.
+    ``warnings`` names what is left.
     """
     text = json.dumps(value, ensure_ascii=False)
     if len(text) <= _MAX_INDENTED:
@@ -64,7 +64,7 @@ def exact_json(value: object) -> str:
 
 
 def exact_line(value: object, most: int) -> str:
-    """Return the beginning of :func:`exact_json` in one line.
+    """Return the beginning of ``exact_json`` in one line.
 
     Args:
         value: The value.

@@ -1,6 +1,6 @@
 """One-time passwords as pure functions of explicit time: RFC 6238 (TOTP) and RFC 6287 (OCRA).
 
-:func:`migration_uris` reads the accounts that Google Authenticator exports.
+``migration_uris`` reads the accounts that Google Authenticator exports.
 
 This module reads no clock, time zone or setting. Every bad argument raises a `ValueError` that
 names the argument; no message contains a secret, a question or a code.
@@ -120,7 +120,7 @@ def totp(
 def hotp(key: bytes, counter: int, *, digits: int, algorithm: str) -> str:
     """Return the code for a counter (RFC 4226), such as the number of a TOTP step.
 
-    Unlike :func:`totp`, it takes a key of any length: whether a service's key is long enough is for
+    Unlike ``totp``, it takes a key of any length: whether a service's key is long enough is for
     that service to decide.
     """
     return _truncated(hmac.digest(key, counter.to_bytes(8, "big"), algorithm), digits)

@@ -74,14 +74,14 @@ class Pipelit:
             Without it, the ledger counts in the SQL database. All processes of a database have to
             use the same.
         ledger: Makes a ledger of your own instead: a function that takes a
-            :class:`~pipelit_agents.ledger.LedgerContext` and returns an object with the methods of
-            :class:`~pipelit_agents.ledger.Ledger`. It is called once, when a ledger is first
-            needed. Let :class:`~pipelit_agents.testing.LedgerSuite` test such a ledger.
+            ``pipelit_agents.ledger.LedgerContext`` and returns an object with the methods of
+            ``pipelit_agents.ledger.Ledger``. It is called once, when a ledger is first
+            needed. Let ``pipelit_agents.testing.LedgerSuite`` test such a ledger.
         policy: The limits of verification.
         pool_size: The maximum number of connections of this process to a PostgreSQL server.
         clock: A function that returns Unix seconds, for tests. By default each machine's clock, and
             for the ledger the clock of its server. If it has a method ``sleep``, as
-            :class:`~pipelit_agents.testing.Clock` has, callers that wait for a code call that with
+            ``pipelit_agents.testing.Clock`` has, callers that wait for a code call that with
             the number of seconds instead of waiting.
 
     Raises:
@@ -520,7 +520,7 @@ class Pipelit:
         """Return a serializer for any checkpointer that encrypts with ``FIELD_ENCRYPTION_KEY``.
 
         Values that a checkpointer stores without its serializer are not encrypted: see
-        :meth:`sealed_saver`. The key is read when the first checkpoint is written or read.
+        ``sealed_saver``. The key is read when the first checkpoint is written or read.
         """
         from pipelit_agents.checkpoints.serializer import SealedSerializer
 

@@ -50,7 +50,7 @@ class VerificationPolicy:
     chance of being accepted as one account stays below 1 in 1,000. A policy that can't keep it is
     refused. The remaining budget is used to forgive failures. A right code resets the lane's
     failures, as long as the lane hasn't used up its wrong guesses of the year
-    (:meth:`forgiven_in_a_year`). After that a right code is still accepted, but the failures aren't
+    (``forgiven_in_a_year``). After that a right code is still accepted, but the failures aren't
     reset. Without this limit, an attacker who guesses between the right codes of others would never
     be stopped. An operator's unlock and a new secret reset the failures under the same condition,
     so the promise doesn't depend on how often accounts are unlocked, rotated or enrolled again.

@@ -67,7 +67,7 @@ def test_every_method_that_waits_has_a_twin(kind: type) -> None:
         twin: Any = public[f"a{name}"]
         assert inspect.iscoroutinefunction(twin)
         assert inspect.signature(twin) == inspect.signature(public[name])
-        assert twin.__doc__ == f"As :meth:`{name}`, off the event loop."
+        assert twin.__doc__ == f"As ``{name}``, off the event loop."
         assert twin.__qualname__ == f"{kind.__name__}.a{name}"
 
 

@@ -29,7 +29,7 @@ class Asks(Protocol):
         """Return the child of a name, or something else if it has none."""
 
     async def aask(self, name: str) -> object:
-        """Async form of :meth:`ask`."""
+        """Async form of ``ask``."""
 
 
 class FoundRecipients(Recipients):
@@ -97,7 +97,7 @@ class FoundRecipients(Recipients):
         return read_tasks(tasks, taken.__getitem__)
 
     async def aread(self, tasks: Iterable[Task]) -> list[SpawnTask]:
-        """Async form of :meth:`read`."""
+        """Async form of ``read``."""
         tasks = list(tasks)
         taken = {name: input_of(await self._spawn.aask(name)) for name in _names(tasks)}
         return read_tasks(tasks, taken.__getitem__)

@@ -420,9 +420,9 @@ class IdentityToolkit(BaseToolkit):
 
     Args:
         agent: The agent that the model acts as.
-        audiences: The agents for which codes may be made; see :class:`GetTotpCode`.
+        audiences: The agents for which codes may be made; see ``GetTotpCode``.
         require_message: Make and accept only codes that are bound to a message.
-        prefix: The start of the names of created agents; see :class:`CreateAgentUser`.
+        prefix: The start of the names of created agents; see ``CreateAgentUser``.
 
     Raises:
         ValueError: An option is unknown, or no code can be made for the audiences.

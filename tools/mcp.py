@@ -112,8 +112,8 @@ def serve_stdio(tools: Sequence[BaseTool], *, name: str) -> None:
     """Serve tools on standard input and output until the client closes them.
 
     Args:
-        tools: As for :func:`mcp_server`.
-        name: As for :func:`mcp_server`.
+        tools: As for ``mcp_server``.
+        name: As for ``mcp_server``.
 
     Raises:
         ConfigurationError: Standard input or output is closed.

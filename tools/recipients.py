@@ -79,7 +79,7 @@ class Recipients(ABC):
         """
 
     async def aread(self, tasks: Iterable[Task]) -> list[SpawnTask]:
-        """Async form of :meth:`read`."""
+        """Async form of ``read``."""
         return self.read(tasks)
 
 

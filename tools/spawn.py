@@ -65,7 +65,7 @@ class SpawnAndAwait(AgentTool):
             JPEG, GIF, WebP and PDF. Pass an empty list for a model that takes only text in tool
             messages, as OpenAI's Chat Completions API does.
         purposes: What children are for, by name, for the tool's description. The tool opens no
-            database when it is built: :meth:`with_purposes` and ``SpawnMiddleware`` read the
+            database when it is built: ``with_purposes`` and ``SpawnMiddleware`` read the
             accounts' purposes.
         inputs: What a model may send, by the child's name, if it is more or less than the schema
             shows by itself. A pydantic model, dataclass or ``TypedDict`` whose fields a model may
@@ -179,7 +179,7 @@ class SpawnAndAwait(AgentTool):
         return self.model_copy(update=update)
 
     async def awith_purposes(self) -> Self:
-        """Async form of :meth:`with_purposes`."""
+        """Async form of ``with_purposes``."""
         return await aside(self.with_purposes)
 
     def _run(self, tasks: list[Task], config: RunnableConfig) -> tuple[Content, list[SpawnResult]]:

@@ -65,7 +65,7 @@ class Asking:
         return _ready(self._apart.run(partial(self._call, name), within=self.timeout, of=name))
 
     async def aask(self, name: str) -> object:
-        """Async form of :meth:`ask`. An async function is awaited on the event loop."""
+        """Async form of ``ask``. An async function is awaited on the event loop."""
         if not self.is_async:
             call = partial(self._call, name)
             return _ready(await self._apart.arun(call, within=self.timeout, of=name))

@@ -46,7 +46,7 @@ async def acontained(
     work: Callable[[], Coroutine[object, None, T]],
     verify_answer: Callable[[T], Awaitable[SpawnResult]],
 ) -> SpawnResult:
-    """Async form of :func:`contained`."""
+    """Async form of ``contained``."""
     reason: Exception
     try:
         # ain_time uses a new task: a GeneratorExit of the child would close the awaiting coroutine.

@@ -186,7 +186,7 @@ class Call:
         return None
 
     async def aparent(self) -> CheckpointTuple | None:
-        """Async form of :meth:`parent`."""
+        """Async form of ``parent``."""
         for config in self._parents():
             if self.saver is None:
                 continue

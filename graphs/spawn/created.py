@@ -40,7 +40,7 @@ _MAX_CHILDREN: Final = 256
 class CreatedAgents:
     """A function from a name to a child, which finds the agents that a lead's family created.
 
-    Create one with :func:`created_agents`.
+    Create one with ``created_agents``.
 
     Args:
         lead: The agent whose family it is.
@@ -164,7 +164,7 @@ class CreatedAgents:
 def created_agents(lead: Agent, *, build: BuildChild) -> CreatedAgents:
     """Return a function that finds the living agents that a lead's family created.
 
-    Use it as ``children`` of :func:`spawn_and_await`, so that a graph can send tasks to agents that
+    Use it as ``children`` of ``spawn_and_await``, so that a graph can send tasks to agents that
     were created after the graph was compiled, for example by the tool ``create_agent_user``.
 
     It admits exactly the active agents of this database that the lead owns, or that an agent owns
@@ -177,7 +177,7 @@ def created_agents(lead: Agent, *, build: BuildChild) -> CreatedAgents:
         lead: The agent that sends the tasks.
         build: Builds the graph of an account. It gets the account (name, purpose, owner, no
             secrets), and is called again only if the account changed, or if 256 other children were
-            built since. It may take as long as one child (``timeout`` of :func:`spawn_and_await`).
+            built since. It may take as long as one child (``timeout`` of ``spawn_and_await``).
             It returns a compiled graph, which becomes a ``verified_child`` that accepts requests of
             the lead only; or a ``verified_child`` or ``remote_child`` of its own; or None for an
             agent that can't be asked. The purpose may be the text of a model:

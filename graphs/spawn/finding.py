@@ -88,7 +88,7 @@ class FoundTerms(Terms):
 
     Args:
         lead: The lead's name.
-        on_failure: As for :func:`spawn_and_await`.
+        on_failure: As for ``spawn_and_await``.
         accept: Which messages answers may hold.
         children: The children that were found. Before the function is asked there are none.
         finder: Asks the function.
@@ -191,7 +191,7 @@ class Finder:
         return self._sorted({name: self.ask(name) for name in names})
 
     async def afind(self, names: Iterable[str]) -> Found:
-        """Async form of :meth:`find`."""
+        """Async form of ``find``."""
         return self._sorted({name: await self.aask(name) for name in names})
 
     def ask(self, name: str) -> object:
@@ -208,7 +208,7 @@ class Finder:
             return self._refusal(error)
 
     async def aask(self, name: str) -> object:
-        """Async form of :meth:`ask`."""
+        """Async form of ``ask``."""
         if reason := self._why_not_asked(name):
             return _Refused(reason)
         try:

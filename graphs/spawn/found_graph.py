@@ -94,7 +94,7 @@ class FoundGraphs:
 
 
 class FoundSpawnGraph(SpawnGraph):
-    """The compiled node. Create one with :func:`spawn_and_await`.
+    """The compiled node. Create one with ``spawn_and_await``.
 
     It has no node for a child. It calls the graph that has.
 
@@ -135,7 +135,7 @@ class FoundSpawnGraph(SpawnGraph):
         config: RunnableConfig | None = None,
         **options: Any,
     ) -> AsyncIterator[Any]:
-        """Async form of :meth:`stream`."""
+        """Async form of ``stream``."""
         call, run = self._begin(input, config)
         tasks = _tasks_to_do(run, input)
         if tasks is None and call.resuming and call.saver is not None:
@@ -155,7 +155,7 @@ class FoundSpawnGraph(SpawnGraph):
         return graph.get_state(config, subgraphs=subgraphs)
 
     async def aget_state(self, config: RunnableConfig, *, subgraphs: bool = False) -> StateSnapshot:
-        """Async form of :meth:`get_state`."""
+        """Async form of ``get_state``."""
         call = Call(self, config)
         if call.saver is None:
             return await super().aget_state(config, subgraphs=subgraphs)

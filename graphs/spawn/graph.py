@@ -39,7 +39,7 @@ def ending_together(spawn: SpawnGraph) -> AbstractAsyncContextManager[None]:
 
 
 class SpawnGraph(AnyStateGraph):
-    """The compiled node. Create one with :func:`spawn_and_await`.
+    """The compiled node. Create one with ``spawn_and_await``.
 
     Args:
         terms: The options of the node.
@@ -101,7 +101,7 @@ class SpawnGraph(AnyStateGraph):
         config: RunnableConfig | None,
         options: dict[str, Any],
     ) -> Iterator[Any]:
-        """Continue :meth:`stream` when the call has its namespace."""
+        """Continue ``stream`` when the call has its namespace."""
         if call.resuming:
             saved = self.get_state(call.record_config())
             self._compare_with_record(call, run, given, saved, call.parent())
@@ -122,7 +122,7 @@ class SpawnGraph(AnyStateGraph):
         config: RunnableConfig | None = None,
         **options: Any,
     ) -> AsyncIterator[Any]:
-        """Async form of :meth:`stream`."""
+        """Async form of ``stream``."""
         call, run = self._begin(input, config)
         async for chunk in self.aproceed(call, run, input, config, options):
             yield chunk
@@ -135,7 +135,7 @@ class SpawnGraph(AnyStateGraph):
         config: RunnableConfig | None,
         options: dict[str, Any],
     ) -> AsyncIterator[Any]:
-        """Async form of :meth:`proceed`."""
+        """Async form of ``proceed``."""
         if call.resuming:
             saved = await self.aget_state(call.record_config())
             self._compare_with_record(call, run, given, saved, await call.aparent())

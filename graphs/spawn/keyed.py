@@ -36,7 +36,7 @@ class _KeyedByInput(Runnable[object, object]):
         config: RunnableConfig | None = None,
         **options: Any,
     ) -> object:
-        """Async form of :meth:`invoke`."""
+        """Async form of ``invoke``."""
         call = self._call_of(input, config)
         if call.resuming:
             saved = await self._graph.aget_state(call.record_config())

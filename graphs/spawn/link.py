@@ -60,7 +60,7 @@ class Parent:
         child: The child.
         kind: How it proves its answers.
         options: The options of the spawn.
-        apart: As for :class:`Possession`.
+        apart: As for ``Possession``.
     """
 
     def __init__(
@@ -162,7 +162,7 @@ class Parent:
     async def amake_request(
         self, run: Run, child: VerifiedChild, order: Order, challenge: Challenge
     ) -> SpawnRequest:
-        """Async form of :meth:`make_request`."""
+        """Async form of ``make_request``."""
         await self.possession.arequire(run, child)
         proof = None
         if self._proves:
@@ -224,7 +224,7 @@ class Parent:
     async def averify_answer(
         self, order: Order, challenge: Challenge, answer: object
     ) -> SpawnResult:
-        """Async form of :meth:`verify_answer`."""
+        """Async form of ``verify_answer``."""
         envelope, proof = self._parse_answer(answer)
         verification = await self.lead.averify_proof(
             proof, challenge=challenge, **_proven_fields(order, envelope)

@@ -54,7 +54,7 @@ def spawn_and_await(
 
     The node reads ``state["tasks"]``, a list of ``{"agent": …, "input": …}``; a task may also name
     the ``credentials`` that its child needs. It writes
-    ``state["results"]``, one :class:`SpawnResult` a task in the same order. Declare both keys in
+    ``state["results"]``, one ``SpawnResult`` a task in the same order. Declare both keys in
     the graph's state: LangGraph silently drops undeclared keys. The node emits
     ``{"type": "pipelit.spawn", "event": …, "agent": …, "index": …}`` on LangGraph's custom stream,
     with the event spawned, running, verified, refused or failed.
@@ -71,7 +71,7 @@ def spawn_and_await(
         children: The children by the name of their agent. Each is a ``verified_child``; a
             ``remote_child`` or ``RemoteGraph`` that is a verified child on its server; or any
             compiled graph if ``proof`` is ``unbound-totp`` for it. Or a function from a name to a
-            child that proves its answers, such as :func:`created_agents`. It is called once for
+            child that proves its answers, such as ``created_agents``. It is called once for
             each name in the tasks of a run, and again when a run is resumed or retried. It returns
             None or raises ``UserNotFound``, ``UserInactive``, ``NotLocalAgent`` or ``NotPermitted``
             for a name without a child; any other exception ends the run. The names may come from a

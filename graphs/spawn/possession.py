@@ -73,7 +73,7 @@ class Possession:
         run.possession_proven[self._name] = self._lead.now()
 
     async def arequire(self, run: Run, child: VerifiedChild) -> None:
-        """Async form of :meth:`require`."""
+        """Async form of ``require``."""
         if self._is_proven(run):
             return
         # Many tasks of a child start at the same moment, so they share one check. If the proof is

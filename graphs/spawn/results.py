@@ -60,7 +60,7 @@ class SpawnResult(TypedDict):
     Attributes:
         index: The index of the task in ``tasks``, from 0.
         request: The SHA-256 of the request's bytes, 64 hexadecimal digits, as
-            :func:`request_digest` returns it for the task's ``input``. The child's proof covers
+            ``request_digest`` returns it for the task's ``input``. The child's proof covers
             these bytes. None if the task couldn't be sent.
         agent: The child.
         status: ``verified``; ``failed`` (the child proved that its graph failed, or the task

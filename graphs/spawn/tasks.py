@@ -82,7 +82,7 @@ class Terms:
         lead: The lead's name.
         kinds: The kind of proof of each child.
         remote: The names of the children on other machines.
-        on_failure: As for :func:`spawn_and_await`.
+        on_failure: As for ``spawn_and_await``.
         accept: Which messages answers may hold.
         children: The children by name.
         ceiling: The credentials that each child may open at most.
@@ -233,7 +233,7 @@ def request_digest(
 ) -> str:
     """Return the SHA-256 of a task's input as it is sent to a child, 64 hexadecimal digits.
 
-    Compare it with ``request`` of a :class:`SpawnResult` to see whether a result answers a task.
+    Compare it with ``request`` of a ``SpawnResult`` to see whether a result answers a task.
 
     Args:
         input: The ``input`` of a task.

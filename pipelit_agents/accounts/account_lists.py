@@ -60,7 +60,7 @@ def _lane_of(cursor: str) -> ColumnElement[tuple[str, str]]:
 
 
 class AccountLists(AccountService):
-    """Reads accounts, and changes nothing; a base class of :class:`Users`."""
+    """Reads accounts, and changes nothing; a base class of ``Users``."""
 
     def get(self, username: str) -> User:
         """Return the account of that name.
@@ -264,7 +264,7 @@ class AccountLists(AccountService):
     def page_lanes(
         self, username: str, *, after: str | None = None, limit: int = DEFAULT_LIMIT
     ) -> Page[LaneInfo]:
-        """Return one page of what :meth:`lanes` returns, in a fixed order.
+        """Return one page of what ``lanes`` returns, in a fixed order.
 
         A page looks at a bounded number of lanes, so it may have few items, or none, although
         others follow.

@@ -24,7 +24,7 @@ __all__ = ["AgentChanges"]
 
 
 class AgentChanges(AccountService):
-    """Changes of agents; a base class of :class:`Users`."""
+    """Changes of agents; a base class of ``Users``."""
 
     def change_agent(
         self,
@@ -75,7 +75,7 @@ class AgentChanges(AccountService):
         may_create_agents: bool | None = None,
         by: str = OPERATOR,
     ) -> User:
-        """Change an agent as :meth:`change_agent` does, in the caller's transaction."""
+        """Change an agent as ``change_agent`` does, in the caller's transaction."""
         changed: dict[str, object] = {}
         if purpose is not None:
             changed["purpose"] = storable(require_purpose(purpose), "purpose")
@@ -100,7 +100,7 @@ class AgentChanges(AccountService):
         """Replace an agent's TOTP secret.
 
         No codes of the new secret are spent. Spent codes of the old secret stay spent while its
-        codes are valid. Locks about the agent end as with :meth:`unlock`, except in a lane that has
+        codes are valid. Locks about the agent end as with ``unlock``, except in a lane that has
         used up its wrong guesses of the year: guesses are as likely to hit the new secret.
 
         Args:
@@ -138,7 +138,7 @@ class AgentChanges(AccountService):
         overlap: timedelta = timedelta(0),
         by: str = OPERATOR,
     ) -> SecretStr:
-        """Replace a secret as :meth:`rotate_totp` does, in the caller's transaction."""
+        """Replace a secret as ``rotate_totp`` does, in the caller's transaction."""
         secret = secrets.token_bytes(SECRET_BYTES)
         self._lock_accounts(connection, username)
         row = find_agent(connection, username)

@@ -104,7 +104,7 @@ def _no_api_key(key_id: str) -> ApiKeyNotFound:
 
 
 class ApiKeys(AccountService):
-    """The API keys of accounts; a base class of :class:`Users`."""
+    """The API keys of accounts; a base class of ``Users``."""
 
     def issue_api_key(
         self,
@@ -145,7 +145,7 @@ class ApiKeys(AccountService):
         expires_at: datetime | None = None,
         by: str = OPERATOR,
     ) -> NewApiKey:
-        """Create a key as :meth:`issue_api_key` does, in the caller's transaction."""
+        """Create a key as ``issue_api_key`` does, in the caller's transaction."""
         expires = self._expiry("expires_at", expires_at)
         row = find_account(connection, username)
         require_active(row)
@@ -178,7 +178,7 @@ class ApiKeys(AccountService):
         username: str | None = None,
         by: str = OPERATOR,
     ) -> None:
-        """Revoke a key as :meth:`revoke_api_key` does, in the caller's transaction."""
+        """Revoke a key as ``revoke_api_key`` does, in the caller's transaction."""
         owner = connection.scalar(select(ApiKeyRow.username).where(ApiKeyRow.id == key_id))
         if owner is None or username not in (None, owner):
             raise _no_api_key(key_id)
@@ -224,7 +224,7 @@ class ApiKeys(AccountService):
     alist_api_keys = off_the_loop(list_api_keys)
 
     def list_api_keys_in(self, connection: Connection, username: str) -> Sequence[ApiKeyInfo]:
-        """List keys as :meth:`list_api_keys` does, in the caller's transaction."""
+        """List keys as ``list_api_keys`` does, in the caller's transaction."""
         name = find_account(connection, username).username
         rows = connection.execute(
             select(ApiKeyRow.__table__)
@@ -296,7 +296,7 @@ class ApiKeys(AccountService):
     aauthenticate = off_the_loop(authenticate)
 
     def holder_of_key(self, key_id: str) -> User:
-        """Return the account of an API key that :meth:`authenticate` accepted before, as it is now.
+        """Return the account of an API key that ``authenticate`` accepted before, as it is now.
 
         Ask it again where time has passed since then, such as before each part of a long answer.
         Nothing is recorded, and a public id alone authenticates nobody.

@@ -140,7 +140,7 @@ def find_active_person(connection: Connection, username: str) -> AccountRow:
 
     Raises:
         UserInactive: The account was deactivated.
-        AccountError: As :func:`find_person`.
+        AccountError: As ``find_person``.
     """
     row = find_person(connection, username)
     require_active(row)

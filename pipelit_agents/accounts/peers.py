@@ -29,7 +29,7 @@ __all__ = ["Peers"]
 
 
 class Peers(AccountService):
-    """Peerings and peers; a base class of :class:`Users`."""
+    """Peerings and peers; a base class of ``Users``."""
 
     def issue_peering(self, agent: str, *, domain: str, by: str = OPERATOR) -> SecretStr:
         """Issue a secret with which an agent proves itself to exactly one other domain.
@@ -83,7 +83,7 @@ class Peers(AccountService):
     ) -> User:
         """Create the account of another domain's agent. It can be verified here, but not acted as.
 
-        It gets no API key; see :meth:`issue_api_key`. A deactivated peer can be enrolled again from
+        It gets no API key; see ``issue_api_key``. A deactivated peer can be enrolled again from
         the same domain: its secret is replaced, and all its API keys are revoked. If the secret is
         the same as before, spent codes stay spent and locks stay in force.
 

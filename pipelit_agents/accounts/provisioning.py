@@ -84,7 +84,7 @@ def provision(
     username: str | None,
     prefix: str | None = None,
 ) -> ProvisionedAgent:
-    """Create an agent for an agent; see :meth:`Pipelit.provision_agent`."""
+    """Create an agent for an agent; see ``Pipelit.provision_agent``."""
     if creator.username == OPERATOR:
         creator.require_active()
     admitted = questions.admit(creator.username, _ACTION, creator.now())

@@ -22,13 +22,13 @@ _ROLES: Final = get_args(Role)
 
 
 class Roles(AccountService):
-    """The roles of people; a base class of :class:`Users`."""
+    """The roles of people; a base class of ``Users``."""
 
     def set_role(self, username: str, role: Role, *, by: str = OPERATOR) -> User:
         """Make a person an operator or a member.
 
         The table of what each role may do is for what asks it: the desk, and
-        :meth:`Permissions.require`. The other methods of the library ask for no role.
+        ``Permissions.require``. The other methods of the library ask for no role.
 
         Args:
             username: The person.
@@ -56,7 +56,7 @@ class Roles(AccountService):
     def set_role_in(
         self, connection: Connection, username: str, role: Role, *, by: str = OPERATOR
     ) -> User:
-        """Set a role as :meth:`set_role` does, in the caller's transaction."""
+        """Set a role as ``set_role`` does, in the caller's transaction."""
         self._lock_operators(connection)
         row = find_account(connection, username)
         if not role_of(row):
@@ -77,7 +77,7 @@ class Roles(AccountService):
     def require_another_operator(self, username: str, *, by: str = OPERATOR) -> None:
         """Require that an account isn't the last active operator, before a code is spent on it.
 
-        :meth:`set_role` and ``deactivate`` decide again, when no other request can interfere.
+        ``set_role`` and ``deactivate`` decide again, when no other request can interfere.
 
         Args:
             username: The account that is to be made a member or deactivated.

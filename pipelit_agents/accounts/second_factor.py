@@ -77,9 +77,9 @@ class Mfa:
         self._rules = Rules(core.policy)
 
     def enroll(self, username: str, *, by: str = OPERATOR) -> SecretStr:
-        """Begin the enrolment of a person's second factor; :meth:`confirm` turns it on.
+        """Begin the enrolment of a person's second factor; ``confirm`` turns it on.
 
-        Another call before :meth:`confirm` begins a new enrolment and discards the previous one.
+        Another call before ``confirm`` begins a new enrolment and discards the previous one.
 
         Args:
             username: The person.
@@ -120,7 +120,7 @@ class Mfa:
         Args:
             username: The person.
             code: Six digits, as people type them: spaces and dashes are ignored. The code is spent.
-            enrolled: The URI that :meth:`enroll` returned for this enrolment. It holds the secret,
+            enrolled: The URI that ``enroll`` returned for this enrolment. It holds the secret,
                 so a caller who has it needn't guess. With it, the code is evaluated even if too
                 many first codes were wrong, and a wrong code doesn't count for the year. Pass it
                 only if the person who types the code is the one who got the URI, for example at an
@@ -141,7 +141,7 @@ class Mfa:
             SecondFactorError: There is no enrolment, the factor is on already, or ``enrolled``
                 belongs to another enrolment.
             TypeError: ``enrolled`` isn't a ``SecretStr``.
-            AccountError: As :meth:`enroll`.
+            AccountError: As ``enroll``.
         """
         kind, plain = read_code(code)
         # Malformed input is refused here, before it could count as a wrong code.
@@ -174,7 +174,7 @@ class Mfa:
     def verify(self, username: str, code: str) -> Verification:
         """Verify a person's code and spend it.
 
-        All refusals have the same message. :meth:`status` returns whether a person has a second
+        All refusals have the same message. ``status`` returns whether a person has a second
         factor, and the audit has the reason of a refusal.
 
         Call this for a caller whom you have authenticated as this person with a first factor, such
@@ -205,17 +205,17 @@ class Mfa:
         """Verify a person's code, and record that the person approved the value with this digest.
 
         ``pipelit.approvals`` also stores the question, its approvers and its expiry. An approval
-        recorded here can be used once, within 30 days: see :meth:`require_approved`.
+        recorded here can be used once, within 30 days: see ``require_approved``.
 
         Args:
             username: The person who approves.
-            code: As for :meth:`verify`. It proves who approves, and isn't bound to the digest.
+            code: As for ``verify``. It proves who approves, and isn't bound to the digest.
             digest: SHA-256 of the displayed value, 64 hexadecimal digits:
                 ``approval_digest(what)``.
 
         Raises:
             ValueError: The digest is malformed.
-            PipelitError: As :meth:`verify`.
+            PipelitError: As ``verify``.
         """
         _require_digest(digest)
         return self._vote(require_username(username), code, digest, "approved")
@@ -231,10 +231,10 @@ class Mfa:
 
         Args:
             username: The person who denies.
-            code: As for :meth:`verify`; None if the person has no code. A denial without a code is
+            code: As for ``verify``; None if the person has no code. A denial without a code is
                 recorded, but it voids approvals only inside ``pipelit.acting_for(username)``.
                 Otherwise anybody could stop what others approved.
-            digest: As for :meth:`approve`.
+            digest: As for ``approve``.
 
         Returns:
             The evidence, or None for a denial without a code.
@@ -242,7 +242,7 @@ class Mfa:
         Raises:
             ValueError: The digest is malformed.
             AccountError: There is no code, and no such active person.
-            PipelitError: As :meth:`verify`.
+            PipelitError: As ``verify``.
         """
         _require_digest(digest)
         name = require_username(username)
@@ -261,10 +261,10 @@ class Mfa:
 
         Args:
             username: The person.
-            code: As for :meth:`verify`. Without it, anyone at an unlocked terminal could do this.
+            code: As for ``verify``. Without it, anyone at an unlocked terminal could do this.
 
         Raises:
-            PipelitError: As :meth:`verify`.
+            PipelitError: As ``verify``.
         """
         self._verify(username, code, own=True)
         with self._database.writing(durable=True) as connection:
@@ -281,7 +281,7 @@ class Mfa:
         """Replace the recovery codes with ten new ones.
 
         Raises:
-            PipelitError: As :meth:`verify`.
+            PipelitError: As ``verify``.
         """
         self._verify(username, code, own=True)
         with self._database.writing(durable=True) as connection:

@@ -1,4 +1,4 @@
-"""The base class of the parts of :class:`Users`: the core, and storing an account."""
+"""The base class of the parts of ``Users``: the core, and storing an account."""
 
 from __future__ import annotations
 

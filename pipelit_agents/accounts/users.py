@@ -90,8 +90,8 @@ class Users(AccountLists, AgentChanges, ApiKeys, Peers, Roles):
         """Create an operator, only while there is none. Of many calls at once, one succeeds.
 
         Args:
-            username: As for :meth:`create`.
-            key_expires_at: As for :meth:`create`.
+            username: As for ``create``.
+            key_expires_at: As for ``create``.
             created_by: The requester's name, for the audit.
 
         Raises:
@@ -125,7 +125,7 @@ class Users(AccountLists, AgentChanges, ApiKeys, Peers, Roles):
         key_expires_at: datetime | None = None,
         created_by: str = OPERATOR,
     ) -> NewUser:
-        """Create a person as :meth:`create` does, in the caller's transaction."""
+        """Create a person as ``create`` does, in the caller's transaction."""
         wanted = None if role is None else require_role(role)
         self._lock_operators(connection)
         given = self._role_of_new(connection, wanted)
@@ -200,7 +200,7 @@ class Users(AccountLists, AgentChanges, ApiKeys, Peers, Roles):
         key_expires_at: datetime | None = None,
         created_by: str | None = None,
     ) -> NewAgent:
-        """Create an agent as :meth:`create_agent` does, in the caller's transaction."""
+        """Create an agent as ``create_agent`` does, in the caller's transaction."""
         belongs_to = self.find_in(connection, require_username(owner, argument="owner"))
         self._require_may_own(connection, belongs_to)
         if may_create_agents is None:
@@ -226,7 +226,7 @@ class Users(AccountLists, AgentChanges, ApiKeys, Peers, Roles):
     def require_may_own_agent(self, owner: str) -> None:
         """Require that an account may own one more agent, before a code is spent on creating it.
 
-        :meth:`create_agent` decides again, when no other request can interfere.
+        ``create_agent`` decides again, when no other request can interfere.
 
         Args:
             owner: The person or agent that will own the agent.
@@ -286,7 +286,7 @@ class Users(AccountLists, AgentChanges, ApiKeys, Peers, Roles):
         """Deactivate an account and all agents that it owns, immediately and permanently.
 
         A person's own credentials stay stored, and can't be opened any more: see
-        :meth:`Credentials.list` and :meth:`Credentials.delete_all`.
+        ``Credentials.list`` and ``Credentials.delete_all``.
 
         Returns:
             The names of all accounts that this call deactivated.
@@ -350,7 +350,7 @@ class Users(AccountLists, AgentChanges, ApiKeys, Peers, Roles):
 
         Args:
             username: The account.
-            lane: The only lane to unlock, as named by :meth:`lanes`; by default all lanes.
+            lane: The only lane to unlock, as named by ``lanes``; by default all lanes.
             by: The requester's name, for the audit.
 
         Returns:

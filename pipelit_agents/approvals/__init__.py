@@ -1,6 +1,6 @@
 """Approvals by people: questions, their answers, and the use of an approval.
 
-Users hold :class:`Approvals` as ``pipelit.approvals``.
+Users hold ``Approvals`` as ``pipelit.approvals``.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ def answer(
 
     Raises:
         CodeRejected: The person was deactivated meanwhile, or has another second factor.
-        NotPermitted: As :func:`require_open`.
+        NotPermitted: As ``require_open``.
     """
     with core.database.writing(durable=True) as connection:
         # Accounts first, then approvals: all code that locks both uses this order.
@@ -90,7 +90,7 @@ def record_unasked(core: Core, digest: str, vote: Vote) -> ApprovalDecision:
     """Store an answer to a question that wasn't stored.
 
     Raises:
-        CodeRejected: As :func:`answer`.
+        CodeRejected: As ``answer``.
     """
     with core.database.writing(durable=True) as connection:
         core.database.lock(connection, f"account:{vote.username}", shared=True)

@@ -60,8 +60,8 @@ def require_lifetime(expires_in: object) -> float:
     """Return the number of seconds for which a question is open.
 
     Raises:
-        TypeError: As :func:`require_seconds`.
-        ValueError: As :func:`require_seconds`, or it is more than 366 days.
+        TypeError: As ``require_seconds``.
+        ValueError: As ``require_seconds``, or it is more than 366 days.
     """
     seconds = require_seconds("expires_in", expires_in)
     if seconds > _MAX_LIFETIME.total_seconds():

@@ -90,7 +90,7 @@ def valid_answers(
 ) -> tuple[Mapping[str, tags.AnswerRow], Refusal | None]:
     """Return the approvals of these people that are valid, and why another one isn't.
 
-    Arguments are as for :func:`count`.
+    Arguments are as for ``count``.
     """
     people = read_approvers(core, connection, names)
     asked = {*tags.approvers_of(row.approvers), *names, *others}

@@ -55,7 +55,7 @@ def ask(
     thread: str,
     steps: Sequence[tags.Step] = (),
 ) -> ApprovalRequest:
-    """Store a question; see :meth:`Approvals.request`.
+    """Store a question; see ``Approvals.request``.
 
     Args:
         core: The database, the keys and the clocks.
@@ -98,7 +98,7 @@ def add_question(
     agent: str = "",
     call: str = "",
 ) -> tags.QuestionRow:
-    """Store a question in a transaction, and return its row; arguments as for :func:`ask`."""
+    """Store a question in a transaction, and return its row; arguments as for ``ask``."""
     # With another key, this process would store questions that no other process can read.
     keyring = core.fitting_keyring(connection)
     identifier, now = f"apr_{secrets.token_hex(16)}", core.shared_now(connection)
@@ -130,7 +130,7 @@ def add_question(
 
 
 def get(core: Core, identifier: str) -> ApprovalRequest:
-    """Return a question; see :meth:`Approvals.get`."""
+    """Return a question; see ``Approvals.get``."""
     with core.database.reading() as connection:
         row = rows.find_question(core, connection, identifier)
         if isinstance(row, Refusal):
@@ -157,7 +157,7 @@ def stored_request(core: Core, connection: Connection, row: tags.QuestionRow) ->
 
 
 def pending(core: Core, person: str | None) -> list[ApprovalRequest]:
-    """Return the open questions; see :meth:`Approvals.pending`."""
+    """Return the open questions; see ``Approvals.pending``."""
     found = []
     with core.database.reading() as connection:
         now = core.shared_now(connection)

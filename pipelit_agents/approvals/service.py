@@ -91,7 +91,7 @@ class Approvals:
             thread: The LangGraph thread; by default the running one.
 
         Returns:
-            The question. Its id identifies it in :meth:`decide` and :meth:`deny`.
+            The question. Its id identifies it in ``decide`` and ``deny``.
 
         Raises:
             TypeError: An argument is of another type, or ``approvers`` is one name.
@@ -145,7 +145,7 @@ class Approvals:
 
         Returns:
             The decision. It doesn't permit anything by itself: the code that acts has to call
-            :meth:`require`. If a rule needs several approvals, the question stays pending until
+            ``require``. If a rule needs several approvals, the question stays pending until
             enough people have approved.
 
         Raises:
@@ -183,7 +183,7 @@ class Approvals:
         Args:
             id: The question's id.
             username: The person who denies; one of the approvers.
-            code: As for :meth:`decide`. It can be left out only inside
+            code: As for ``decide``. It can be left out only inside
                 ``pipelit.acting_for(username)``. Otherwise anybody could stop what others want.
             reason: The reason, for the requester; at most 1,000 characters, stored encrypted.
             unproven: Accept a denial without a code from anybody. It ends only this question, and
@@ -196,7 +196,7 @@ class Approvals:
             ApprovalNotFound: There is no such question.
             ApprovalClosed: It was denied or used, or has expired.
             UserInactive: There is no code, and the person was deactivated.
-            VerificationError: As :meth:`decide`.
+            VerificationError: As ``decide``.
             ValueError: The reason is too long.
         """
         if not isinstance(reason, str):

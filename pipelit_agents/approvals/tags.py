@@ -1,7 +1,7 @@
 """The stored form of questions and answers, and the bytes under their tags (MACs).
 
 This module reads no clock, database or key store. Each field is tagged with its length (u32,
-big-endian; see :meth:`Keyring.mac`), so two different records never have the same bytes.
+big-endian; see ``Keyring.mac``), so two different records never have the same bytes.
 """
 
 from __future__ import annotations

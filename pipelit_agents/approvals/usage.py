@@ -33,7 +33,7 @@ _AGAIN: Final = "ask again, and do exactly what was displayed"
 def use(
     core: Core, wanted: str, approvers: Sequence[str], within: float, at_least: int = 1
 ) -> ApprovalDecision:
-    """Use up an approval; see :meth:`Approvals.require`.
+    """Use up an approval; see ``Approvals.require``.
 
     Args:
         core: The database, the keys and the clocks.
@@ -77,7 +77,7 @@ def use(
 
 
 def start(core: Core, identifier: str, rule: Approvers) -> tuple[ApprovalDecision, ...]:
-    """Use up the approval of a tool call; see :meth:`CallApprovals.start`.
+    """Use up the approval of a tool call; see ``CallApprovals.start``.
 
     Args:
         core: The database, the keys and the clocks.

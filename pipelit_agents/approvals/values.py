@@ -135,7 +135,7 @@ class Vote(NamedTuple):
     Attributes:
         username: The person.
         verdict: ``approved`` or ``denied``.
-        factor_kind: How the person was authenticated; ``factor`` of :class:`ApprovalDecision`.
+        factor_kind: How the person was authenticated; ``factor`` of ``ApprovalDecision``.
         factor: The id of the second factor that was on when the code was verified.
         reason: The reason for a denial.
     """

@@ -196,7 +196,7 @@ class Gaps:
 
     @classmethod
     def from_json(cls, stored: str) -> Gaps:
-        """Parse the result of :meth:`to_json`.
+        """Parse the result of ``to_json``.
 
         Raises:
             ValueError: The text has another form.

@@ -32,7 +32,7 @@ __all__ = ["prune"]
 
 
 def prune(database: Database, keyring: Keyring, clock: Callable[[], float], before: float) -> int:
-    """Delete sealed entries in whole batches; see :meth:`AuditTrail.prune`.
+    """Delete sealed entries in whole batches; see ``AuditTrail.prune``.
 
     Args:
         database: The database of the trail.

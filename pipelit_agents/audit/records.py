@@ -95,7 +95,7 @@ class AuditEntry:
 
 
 class EntryValues(TypedDict):
-    """The row of one entry, for :func:`write`."""
+    """The row of one entry, for ``write``."""
 
     at: float
     actor: str
@@ -124,13 +124,13 @@ def entry(
 
     Args:
         at: The time, in Unix seconds.
-        actor: See :class:`AuditEntry`, also for the following arguments.
+        actor: See ``AuditEntry``, also for the following arguments.
         subject: The account or credential that the entry is about.
         action: The requested action.
         outcome: ``ok`` or ``refused``.
         reason: The true reason.
         context: The LangGraph run, node and thread; by default the current ones.
-        person: See :class:`AuditEntry`.
+        person: See ``AuditEntry``.
     """
     where = run_context() if context is None else context
     run, node, thread = where

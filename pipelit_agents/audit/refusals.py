@@ -42,7 +42,7 @@ class Refusals:
 
     Of each kind (account and reason), twenty refusals are written individually, and then one more
     each minute. The others are counted in memory. A minute after the first of these, one entry
-    records their number; :meth:`flush` writes it too. A killed process loses at most the count of
+    records their number; ``flush`` writes it too. A killed process loses at most the count of
     its last minute.
 
     Args:
@@ -121,7 +121,7 @@ class Refusals:
             raise
 
     def try_to_flush(self) -> None:
-        """Call :meth:`flush`, and log an error instead of raising it."""
+        """Call ``flush``, and log an error instead of raising it."""
         try:
             self.flush()
         except PipelitError as error:

@@ -34,7 +34,7 @@ TagState = Literal["newest", "older", "foreign"]
 
 
 class SealRow(NamedTuple):
-    """A row of ``pipelit_audit_seals``. In the table it may have anything: see :func:`is_formed`.
+    """A row of ``pipelit_audit_seals``. In the table it may have anything: see ``is_formed``.
 
     Attributes:
         number: From 1.
@@ -44,7 +44,7 @@ class SealRow(NamedTuple):
         mac: The tag over the other fields.
         sealed_at: Unix seconds.
         pruned: The second tag, if the entries were deleted.
-        gaps: See :class:`Gaps`.
+        gaps: See ``Gaps``.
     """
 
     number: int

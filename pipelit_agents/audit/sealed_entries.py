@@ -70,7 +70,7 @@ def read_sealed(
         seal: The seal, which is formed.
         before: The digest of the previous seal.
         first: The last number under the previous seal.
-        elsewhere: As :func:`covered_elsewhere` returns it.
+        elsewhere: As ``covered_elsewhere`` returns it.
     """
     late = Gaps.from_json(seal.gaps).late
     return read_ranges(

@@ -8,7 +8,7 @@ entries can only be detected if you keep a copy of the chain head elsewhere. Ent
 written afterwards are sealed as usual.
 
 No transaction waits for the sealer, and the sealer waits for no transaction; see
-:mod:`pipelit_agents.audit.numbering`.
+``pipelit_agents.audit.numbering``.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class AuditHead:
 
     @classmethod
     def from_json(cls, line: str) -> AuditHead:
-        """Parse the result of :meth:`to_json`.
+        """Parse the result of ``to_json``.
 
         Raises:
             ConfigurationError: The line has another form.
@@ -112,7 +112,7 @@ class Seals:
         self._clock = clock
 
     def seal(self, batch: int) -> int:
-        """Seal the new entries; see :meth:`AuditTrail.seal`."""
+        """Seal the new entries; see ``AuditTrail.seal``."""
         keyring = self._keyring()
         with self._database.reading() as connection:
             # Before the newest seal is verified: another key isn't a sign of a change.

@@ -120,17 +120,17 @@ class AuditTrail:
         Args:
             after: The ``next`` of the page before; by default the first page.
             limit: The maximum number of entries, 1 to 1,000.
-            subject: As for :meth:`list`.
-            actor: As for :meth:`list`.
-            action: As for :meth:`list`.
-            outcome: As for :meth:`list`.
-            person: As for :meth:`list`.
-            since: As for :meth:`list`.
+            subject: As for ``list``.
+            actor: As for ``list``.
+            action: As for ``list``.
+            outcome: As for ``list``.
+            person: As for ``list``.
+            since: As for ``list``.
             oldest_first: Whether the oldest entries come first, as for an export.
 
         Raises:
             TypeError: ``limit`` isn't a whole number, or ``since`` isn't a ``datetime``.
-            ValueError: As for :meth:`list`, or ``after`` isn't the ``next`` of a page.
+            ValueError: As for ``list``, or ``after`` isn't the ``next`` of a page.
         """
         require_limit(limit)
         moment = None if since is None else _moment("since", since)
@@ -233,7 +233,7 @@ class AuditTrail:
         A batch is as old as its newest entry. If its times can't be right, because they are later
         than its seal or earlier than the batch before it, it is as old as its seal. An entry with a
         time in the future doesn't prevent pruning: its batch is deleted when the next one is old
-        enough. :meth:`verify` lists such entries in its notes.
+        enough. ``verify`` lists such entries in its notes.
 
         Args:
             before: The time, with a time zone.

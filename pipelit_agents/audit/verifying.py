@@ -58,7 +58,7 @@ class AuditReport:
 def verify(
     database: Database, keyring: Keyring, now: Callable[[], float], heads: Sequence[AuditHead]
 ) -> AuditReport:
-    """Verify every seal; see :meth:`AuditTrail.verify`.
+    """Verify every seal; see ``AuditTrail.verify``.
 
     Args:
         database: The database of the trail.

@@ -37,7 +37,7 @@ class DeletesThreads(BaseCheckpointSaver[Any]):
         call(self._saver, "delete_thread", thread_id)
 
     async def adelete_thread(self, thread_id: str) -> None:
-        """As :meth:`delete_thread`."""
+        """As ``delete_thread``."""
         await acall(self._saver, "delete_thread", thread_id)
 
 
@@ -54,7 +54,7 @@ class DeletesRuns(BaseCheckpointSaver[Any]):
         call(self._saver, "delete_for_runs", run_ids)
 
     async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
-        """As :meth:`delete_for_runs`."""
+        """As ``delete_for_runs``."""
         await acall(self._saver, "delete_for_runs", run_ids)
 
 
@@ -74,7 +74,7 @@ class PrunesThreads(BaseCheckpointSaver[Any]):
         call(self._saver, "prune", thread_ids, strategy=strategy)
 
     async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
-        """As :meth:`prune`."""
+        """As ``prune``."""
         await acall(self._saver, "prune", thread_ids, strategy=strategy)
 
 
@@ -137,7 +137,7 @@ def call(saver: AnySaver, name: str, *args: object, **kwargs: object) -> None:
 
 
 async def acall(saver: AnySaver, name: str, *args: object, **kwargs: object) -> Any:
-    """As :func:`call`; the synchronous form runs in a thread."""
+    """As ``call``; the synchronous form runs in a thread."""
     is_async = _overrides(type(saver), f"a{name}")
     if f"a{name}" in _ASYNC_METHODS:
         is_async = has_async_methods(type(saver))

@@ -62,7 +62,7 @@ class CheckpointCipher:
     Attributes:
         serializer: Serializes and encrypts the metadata, and makes the tags of values.
         clear: Names of metadata that are also stored in clear.
-        mark: Is encrypted with everything, so that :meth:`has_written` recognizes it.
+        mark: Is encrypted with everything, so that ``has_written`` recognizes it.
     """
 
     serializer: SealedSerializer
@@ -140,7 +140,7 @@ class CheckpointCipher:
         """Return whether a checkpoint, its values and its writes have the mark of this cipher.
 
         Args:
-            found: What was read for the checkpoint, which :meth:`decrypt` has accepted.
+            found: What was read for the checkpoint, which ``decrypt`` has accepted.
         """
         *_, mark = self._decrypted_metadata(found)
         boxes = [*found.checkpoint["channel_values"].values()]
@@ -184,7 +184,7 @@ class CheckpointCipher:
         """Encrypt writes of a checkpoint, each with the place and the call that it had.
 
         Raises:
-            SecretLeakError: As :meth:`encrypt_writes`.
+            SecretLeakError: As ``encrypt_writes``.
         """
         refuse_open_secrets([(each.name, each.value) for each in writes])
         thread, ns, checkpoint_id = ids_of(config)

@@ -62,7 +62,7 @@ class CopiesThreads(BaseCheckpointSaver[Any]):
             UnsealError: A checkpoint wasn't written for the thread, or can't be decrypted; or
                 there were rows in the new thread that can't, or a part of the copy was deleted
                 meanwhile.
-            ConfigurationError: As :meth:`put`.
+            ConfigurationError: As ``put``.
         """
         configs = [each.config for each in self.list(_thread(source_thread_id))]
         copying = ThreadCopy(self._cipher, target_thread_id)
@@ -88,7 +88,7 @@ class CopiesThreads(BaseCheckpointSaver[Any]):
             raise
 
     async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
-        """As :meth:`copy_thread`. A task that is cancelled deletes its part too."""
+        """As ``copy_thread``. A task that is cancelled deletes its part too."""
         source = _thread(source_thread_id)
         configs = [each.config async for each in self.alist(source)]
         copying = ThreadCopy(self._cipher, target_thread_id)

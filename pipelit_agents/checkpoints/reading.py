@@ -32,7 +32,7 @@ def closing(found: Iterator[object]) -> Iterator[None]:
 
 @asynccontextmanager
 async def aclosing(found: AsyncIterator[object]) -> AsyncIterator[None]:
-    """As :func:`closing`."""
+    """As ``closing``."""
     try:
         yield
     finally:

@@ -164,7 +164,7 @@ class SealedSaver(CopiesThreads):
         metadata: CheckpointMetadata,
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
-        """As :meth:`put`."""
+        """As ``put``."""
         await self._acompare_key()
         return await self._saver.aput(
             *self._cipher.encrypt(config, checkpoint, metadata), new_versions
@@ -180,7 +180,7 @@ class SealedSaver(CopiesThreads):
         """Store what a task has written so far.
 
         Raises:
-            ConfigurationError: As :meth:`put`.
+            ConfigurationError: As ``put``.
         """
         self._compare_key()
         self._saver.put_writes(*self._cipher.encrypt_writes(config, writes, task_id, task_path))
@@ -192,7 +192,7 @@ class SealedSaver(CopiesThreads):
         task_id: str,
         task_path: str = "",
     ) -> None:
-        """As :meth:`put_writes`."""
+        """As ``put_writes``."""
         await self._acompare_key()
         encrypted = self._cipher.encrypt_writes(config, writes, task_id, task_path)
         await self._saver.aput_writes(*encrypted)
@@ -209,7 +209,7 @@ class SealedSaver(CopiesThreads):
             return found and self._cipher.decrypt(found)
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
-        """As :meth:`get_tuple`."""
+        """As ``get_tuple``."""
         with reading([describe(config)]):
             found = await self._saver.aget_tuple(config)
             return found and self._cipher.decrypt(found)
@@ -235,7 +235,7 @@ class SealedSaver(CopiesThreads):
             limit: The maximum number of checkpoints.
 
         Raises:
-            UnsealError: As :meth:`get_tuple`, also of a checkpoint that only the filter reads.
+            UnsealError: As ``get_tuple``, also of a checkpoint that only the filter reads.
         """
         listing = Listing(config, filter, before, limit, self._cipher.clear)
         where = ["the first checkpoint of the list"]
@@ -261,7 +261,7 @@ class SealedSaver(CopiesThreads):
         before: RunnableConfig | None = None,
         limit: int | None = None,
     ) -> AsyncIterator[CheckpointTuple]:
-        """As :meth:`list`."""
+        """As ``list``."""
         listing = Listing(config, filter, before, limit, self._cipher.clear)
         where = ["the first checkpoint of the list"]
         while (page := listing.next_page()) is not None:
@@ -295,7 +295,7 @@ class SealedSaver(CopiesThreads):
     async def _anaming_malformed(
         self, config: RunnableConfig | None, page: Page
     ) -> AsyncIterator[None]:
-        """As :meth:`_naming_malformed`."""
+        """As ``_naming_malformed``."""
         try:
             yield
         except UnsealError:
@@ -317,7 +317,7 @@ class SealedSaver(CopiesThreads):
     async def aget_delta_channel_history(
         self, *, config: RunnableConfig, channels: Sequence[str]
     ) -> Mapping[str, DeltaChannelHistory]:
-        """As :meth:`get_delta_channel_history`."""
+        """As ``get_delta_channel_history``."""
         with reading([describe(config)]):
             found = await self._saver.aget_delta_channel_history(config=config, channels=channels)
             return self._cipher.decrypt_history(config, found)
@@ -327,7 +327,7 @@ class _AsyncInThreads(SealedSaver):
     """A sealed saver over one without async methods: each call runs in a thread of the loop's."""
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
-        """As :meth:`get_tuple`."""
+        """As ``get_tuple``."""
         return await asyncio.to_thread(self.get_tuple, config)
 
     async def alist(
@@ -338,7 +338,7 @@ class _AsyncInThreads(SealedSaver):
         before: RunnableConfig | None = None,
         limit: int | None = None,
     ) -> AsyncIterator[CheckpointTuple]:
-        """As :meth:`list`, which is read to its end first."""
+        """As ``list``, which is read to its end first."""
 
         def read() -> Sequence[CheckpointTuple]:
             return [*self.list(config, filter=filter, before=before, limit=limit)]
@@ -353,7 +353,7 @@ class _AsyncInThreads(SealedSaver):
         metadata: CheckpointMetadata,
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
-        """As :meth:`put`."""
+        """As ``put``."""
         return await asyncio.to_thread(self.put, config, checkpoint, metadata, new_versions)
 
     async def aput_writes(
@@ -363,13 +363,13 @@ class _AsyncInThreads(SealedSaver):
         task_id: str,
         task_path: str = "",
     ) -> None:
-        """As :meth:`put_writes`."""
+        """As ``put_writes``."""
         await asyncio.to_thread(self.put_writes, config, writes, task_id, task_path)
 
     async def aget_delta_channel_history(
         self, *, config: RunnableConfig, channels: Sequence[str]
     ) -> Mapping[str, DeltaChannelHistory]:
-        """As :meth:`get_delta_channel_history`."""
+        """As ``get_delta_channel_history``."""
         return await asyncio.to_thread(
             self.get_delta_channel_history, config=config, channels=channels
         )

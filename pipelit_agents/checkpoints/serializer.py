@@ -38,7 +38,7 @@ class SealedSerializer(JsonPlusSerializer):
             returns the keyring, called on first use.
         require_fitting: Called before a value is encrypted, to require that the keys fit the
             database of a ``Pipelit``. It waits for that database, so it isn't called on an event
-            loop: an asynchronous checkpointer needs a :class:`SealedSaver` for that.
+            loop: an asynchronous checkpointer needs a ``SealedSaver`` for that.
         options: Keyword arguments for ``JsonPlusSerializer``.
     """
 

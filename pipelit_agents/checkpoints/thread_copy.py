@@ -103,7 +103,7 @@ class ThreadCopy:
         """Require that nobody else has written to the new thread.
 
         Args:
-            found: The rows of each of its checkpoints, as :meth:`own_rows` returns them.
+            found: The rows of each of its checkpoints, as ``own_rows`` returns them.
             all_of_it: Also require that everything that was encrypted so far is there.
 
         Raises:

@@ -17,7 +17,7 @@ Fallback: TypeAlias = Literal["shared"] | None
 
 
 class RuleArguments(TypedDict):
-    """The two arguments of a method of :class:`Credentials`, for ``**``."""
+    """The two arguments of a method of ``Credentials``, for ``**``."""
 
     per_person: bool
     fallback: Fallback
@@ -36,7 +36,7 @@ class Rule(NamedTuple):
 
     @property
     def arguments(self) -> RuleArguments:
-        """The two arguments of a method of :class:`Credentials`."""
+        """The two arguments of a method of ``Credentials``."""
         return {"per_person": self.per_person, "fallback": self.fallback}
 
 

@@ -116,7 +116,7 @@ class HttpAuth(httpx.Auth):
             use.close()
 
     def async_auth_flow(self, request: _Request) -> AsyncGenerator[Any, Any]:
-        """As :meth:`sync_auth_flow`; the credential is opened off the event loop."""
+        """As ``sync_auth_flow``; the credential is opened off the event loop."""
         use = _Use(self, request)
         return _Flow(self._async_flow(use, request), use)
 
@@ -276,7 +276,7 @@ class _Use:
         self._scope.settle()
 
     async def asettle(self) -> None:
-        """As :meth:`settle`; the event loop goes on meanwhile."""
+        """As ``settle``; the event loop goes on meanwhile."""
         await self._scope.asettle()
 
     def may_repeat(self, response: Any) -> bool:

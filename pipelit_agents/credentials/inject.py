@@ -131,7 +131,7 @@ class _Injection:
             )
 
     async def arefuse_passed(self, kwargs: Mapping[str, object]) -> None:
-        """As :meth:`refuse_passed`, off the event loop, which records the refusal."""
+        """As ``refuse_passed``, off the event loop, which records the refusal."""
         if kwargs:
             await aside(self.refuse_passed, kwargs)
 
@@ -168,7 +168,7 @@ class _Injection:
         return opened
 
     async def aready(self, scope: Scope) -> dict[str, object]:
-        """As :meth:`ready`, off the event loop."""
+        """As ``ready``, off the event loop."""
         opened = await aside(self.open_all, scope)
         await scope.asettle()
         return opened

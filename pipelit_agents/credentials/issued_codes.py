@@ -92,7 +92,7 @@ class Code(Secret):
             time.sleep(left)
 
     async def asettle(self) -> None:
-        """As :meth:`settle`; the event loop goes on meanwhile."""
+        """As ``settle``; the event loop goes on meanwhile."""
         if self._sleep is not None:
             self.settle()
         elif (left := self._begins - time.monotonic()) > 0:

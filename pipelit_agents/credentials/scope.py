@@ -111,7 +111,7 @@ class Scope(Unsearched):
             each.settle()
 
     async def asettle(self) -> None:
-        """As :meth:`settle`; the event loop goes on meanwhile."""
+        """As ``settle``; the event loop goes on meanwhile."""
         for each in self.codes:
             await each.asettle()
 

@@ -115,7 +115,7 @@ class Credentials:
         Args:
             name: The name, which follows the rules for usernames.
             value: The secret, or several secrets by name.
-            kind: A label of your own, for example ``llm``. :meth:`list` can select by it. The kind
+            kind: A label of your own, for example ``llm``. ``list`` can select by it. The kind
                 ``totp`` is for codes: a single secret may be the seed in Base32, as services
                 display it for those who can't scan, and something else is refused. Nothing else
                 depends on the kind.
@@ -183,7 +183,7 @@ class Credentials:
         replace: bool = True,
         on_warning: Callable[[Warning], object] | None = None,
     ) -> StoredCredential:
-        """As :meth:`put`, within a transaction of the caller on the same database."""
+        """As ``put``, within a transaction of the caller on the same database."""
         require_fields(name, kind, created_by, public, allow)
         texts, secrets, public = separated(name, kind, secrets_in(name, value), public)
         found = described(texts)
@@ -214,7 +214,7 @@ class Credentials:
         allow: Sequence[str] | None = None,
         person: str | None = None,
     ) -> bool:
-        """Return whether :meth:`put_in` with these arguments would change nothing.
+        """Return whether ``put_in`` with these arguments would change nothing.
 
         The secrets are compared and not shown, so nothing is recorded.
         """
@@ -276,7 +276,7 @@ class Credentials:
         person: str | None = None,
         unreadable: bool = False,
     ) -> Page[CredentialInfo]:
-        """Return one page of what :meth:`list` returns, ordered by name.
+        """Return one page of what ``list`` returns, ordered by name.
 
         Args:
             after: The ``next`` of the page before; by default the first page.
@@ -379,7 +379,7 @@ class Credentials:
 
         A model's provider (public field ``model`` or ``model_provider``) lists its models. Another
         service answers a GET of the public field ``test_url``; its ``test_header`` and
-        ``test_scheme`` are as for :meth:`http_auth`. A database gets ``SELECT 1``. Of a TOTP seed
+        ``test_scheme`` are as for ``http_auth``. A database gets ``SELECT 1``. Of a TOTP seed
         no code is spent.
 
         Args:
@@ -413,7 +413,7 @@ class Credentials:
         by: str = "",
         public_only: bool = False,
     ) -> CredentialTest:
-        """As :meth:`test`, off the event loop."""
+        """As ``test``, off the event loop."""
         from pipelit_agents.credentials.trial import atry_out
 
         return await atry_out(
@@ -437,7 +437,7 @@ class Credentials:
             agent: The agent that opens the secrets. A credential with an ``allow`` list needs an
                 agent or a person on the list.
             per_person: Whether each call opens the own credentials of the person for whom it runs:
-                of :meth:`Pipelit.acting_for`, or the user whom a LangGraph Server has
+                of ``Pipelit.acting_for``, or the user whom a LangGraph Server has
                 authenticated. Public fields are this person's too.
             fallback: What opens if nobody is authenticated, or if the person has no own credential
                 of the name: ``"shared"`` for the shared one. By default that is an error.
@@ -445,13 +445,13 @@ class Credentials:
                 ``password="database:password"`` for one of several fields. A public field
                 (``host="database:host"``) is passed as a plain value. Store values that aren't
                 secret as public fields; otherwise they are searched for like secrets. Of an
-                authenticator (``code="github-login:code"``, see :meth:`put`) each call gets a
+                authenticator (``code="github-login:code"``, see ``put``) each call gets a
                 fresh code, and starts when that is valid.
 
         Returns:
             A decorator. The parameters get a ``Secret`` (a ``SecretStr``) by keyword, and are
             removed from the signature, so neither LangGraph nor a model sees them. For a tool, see
-            :meth:`tool`.
+            ``tool``.
 
         Raises:
             TypeError: The function can't be wrapped, or has no such parameter.
@@ -514,16 +514,16 @@ class Credentials:
         parameter, gets an error. With the two decorators alone, the value would be ignored.
 
         Args:
-            agent: As for :meth:`inject`.
-            per_person: As for :meth:`inject`.
-            fallback: As for :meth:`inject`.
-            references: As for :meth:`inject`.
+            agent: As for ``inject``.
+            per_person: As for ``inject``.
+            fallback: As for ``inject``.
+            references: As for ``inject``.
 
         Returns:
             A decorator that makes a tool, named and described after the function.
 
         Raises:
-            TypeError: As for :meth:`inject`.
+            TypeError: As for ``inject``.
             ValueError: The function has no docstring, which becomes the tool's description.
 
         Example:
@@ -557,10 +557,10 @@ class Credentials:
         return decorate
 
     def guard(self, function: Callable[P, R]) -> Callable[P, R]:
-        """Decorate a node or tool that opens secrets with :meth:`reveal`.
+        """Decorate a node or tool that opens secrets with ``reveal``.
 
         The values that it returns or yields are searched for all secrets that were opened in it,
-        as with :meth:`inject`. Without this decorator, the search covers only the ``with`` block.
+        as with ``inject``. Without this decorator, the search covers only the ``with`` block.
 
         Raises:
             TypeError: The function can't be wrapped.
@@ -588,13 +588,13 @@ class Credentials:
     ) -> Iterator[Secret]:
         """Open a secret inside a running node or tool, for the duration of a ``with`` block.
 
-        Decorate the node or tool with :meth:`guard`; otherwise its return value is not searched.
+        Decorate the node or tool with ``guard``; otherwise its return value is not searched.
 
         Args:
             name: The credential, or ``credential:field``.
-            agent: As for :meth:`inject`.
-            per_person: As for :meth:`inject`.
-            fallback: As for :meth:`inject`.
+            agent: As for ``inject``.
+            per_person: As for ``inject``.
+            fallback: As for ``inject``.
 
         Raises:
             CredentialScopeError: No node or tool is running here.
@@ -627,7 +627,7 @@ class Credentials:
         per_person: bool = False,
         fallback: Fallback = None,
     ) -> AsyncIterator[Secret]:
-        """As :meth:`reveal`, for ``async with``; it opens the secret off the event loop."""
+        """As ``reveal``, for ``async with``; it opens the secret off the event loop."""
         which = rule(per_person, fallback)
         try:
             require_running(name)
@@ -660,11 +660,11 @@ class Credentials:
 
         Args:
             name: The credential, or ``credential:field``.
-            agent: As for :meth:`inject`.
-            per_person: As for :meth:`inject`. The person is asked for at each request; outside of a
-                run it is that of :meth:`Pipelit.acting_for`. A client that sends from a task of its
+            agent: As for ``inject``.
+            per_person: As for ``inject``. The person is asked for at each request; outside of a
+                run it is that of ``Pipelit.acting_for``. A client that sends from a task of its
                 own, as an MCP session does, sends for the person for whom the session began.
-            fallback: As for :meth:`inject`.
+            fallback: As for ``inject``.
             origins: The servers that may receive it, such as ``["https://crm.example.com"]``; by
                 default that of the credential's public field ``base_url``. They have to use https,
                 except on this machine. Other servers don't receive it, also not by a redirect.
@@ -715,9 +715,9 @@ class Credentials:
             scope: The open scope that holds them.
             name: The credential, or ``credential:field`` for that secret alone. A code of an
                 authenticator is handed out for its field only, or if there is no other secret.
-            agent: As for :meth:`inject`.
-            per_person: As for :meth:`inject`.
-            fallback: As for :meth:`inject`.
+            agent: As for ``inject``.
+            per_person: As for ``inject``.
+            fallback: As for ``inject``.
             wait: Whether to wait until a code is valid. Otherwise call ``scope.settle()`` or
                 ``await scope.asettle()`` before it is used.
 

@@ -102,7 +102,7 @@ async def atry_out(
     by: str,
     public_only: bool,
 ) -> CredentialTest:
-    """As :func:`try_out`, off the event loop."""
+    """As ``try_out``, off the event loop."""
     trial = await aside(_begin, core, reference, agent, person, within, by, public_only)
     try:
         return await _APART.arun(trial.run, within=trial.timeout + GRACE, of=trial.counted_as)

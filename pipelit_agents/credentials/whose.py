@@ -86,7 +86,7 @@ class Whose(NamedTuple):
         return person_credential_hint_purpose(self.person, name, kind, public, allow)
 
     def lock(self, name: str) -> str:
-        """Return the lock of a credential, for :meth:`Database.lock`."""
+        """Return the lock of a credential, for ``Database.lock``."""
         return ":".join(("credential", *self.key.values(), name))
 
     def called(self, name: str) -> str:

@@ -1,7 +1,7 @@
 """The ``EncryptedString`` columns of an application's own tables: counted, and encrypted again.
 
 A ciphertext contains the digest of its purpose, so a value can be encrypted under another key
-without knowing the purpose. :mod:`pipelit_agents.database.token_search` finds the ciphertexts in
+without knowing the purpose. ``pipelit_agents.database.token_search`` finds the ciphertexts in
 columns that no model names.
 """
 

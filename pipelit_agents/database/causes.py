@@ -1,4 +1,4 @@
-"""Turn errors of the database into :class:`StorageError`, with the setting and the fix."""
+"""Turn errors of the database into ``StorageError``, with the setting and the fix."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def hint(cause: BaseException, address: URL) -> str:
 
 
 class NamedErrors:
-    """Convert database errors to :class:`StorageError` with the name of the setting."""
+    """Convert database errors to ``StorageError`` with the name of the setting."""
 
     __slots__ = ("_engine",)
 
@@ -162,7 +162,7 @@ class NamedErrors:
 
 
 def storage_error(engine: Engine, error: Exception) -> StorageError:
-    """Return the error for one of :data:`REFUSED`."""
+    """Return the error for one of ``REFUSED``."""
     address = engine.url.render_as_string()
     if isinstance(error, UnicodeEncodeError):
         # Leave out the text, which may be a secret.

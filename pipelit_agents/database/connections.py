@@ -57,7 +57,7 @@ class Opened(NamedTuple):
         return cls(engine, deque(), name, [], source, os.getpid())
 
     def settle(self) -> None:
-        """Close connections that were returned after :meth:`Database.close`.
+        """Close connections that were returned after ``Database.close``.
 
         A returning caller calls this after it returned the connection, and close() sets ``shut``
         before it calls this, so one of the two closes the connection.
@@ -123,7 +123,7 @@ class Opened(NamedTuple):
             self.release(connection)
 
     def take(self) -> PoolProxiedConnection:
-        """Return a connection of the driver's, in no transaction, to :meth:`give_back`."""
+        """Return a connection of the driver's, in no transaction, to ``give_back``."""
         try:
             return self.spare.pop()
         except IndexError:

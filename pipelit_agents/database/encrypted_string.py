@@ -107,16 +107,16 @@ def _refuse_comparison(expression: ColumnElement[object], op: OperatorType) -> N
 class EncryptedString(TypeDecorator[Any]):
     """Text that is encrypted at rest under ``FIELD_ENCRYPTION_KEY``, for any application's models.
 
-    A ``str`` is encrypted when the row is written. The database returns a :class:`Sealed`, which is
+    A ``str`` is encrypted when the row is written. The database returns a ``Sealed``, which is
     decrypted by ``value.unseal(keyring)`` and shows nothing before that. After the ORM has flushed
-    an object, its attribute is a :class:`Sealed` too, also with ``expire_on_commit=False``.
+    an object, its attribute is a ``Sealed`` too, also with ``expire_on_commit=False``.
 
     The purpose, by default ``table.column`` or ``schema.table.column``, is authenticated: a
     ciphertext that is copied to another column can't be decrypted. Text that isn't a ciphertext
     can't be decrypted either, so plaintext in the column is never returned.
 
     Two equal values have different ciphertexts. So comparisons and ``unique`` are refused. Only
-    ``is_(None)`` and ``is_not(None)`` work, and ``==`` with the :class:`Sealed` that was loaded: it
+    ``is_(None)`` and ``is_not(None)`` work, and ``==`` with the ``Sealed`` that was loaded: it
     tests whether the row still holds the same ciphertext. SQLAlchemy can't refuse a comparison in
     which the column is wrapped in a tuple, a cast or a function; such a comparison finds nothing.
 
@@ -178,7 +178,7 @@ class EncryptedString(TypeDecorator[Any]):
         return None if sealed is None else sealed.token
 
     def sealed(self, value: object, connection: Connection | None = None) -> Sealed | None:
-        """Encrypt a value for this column. A :class:`Sealed` or None is returned as it is.
+        """Encrypt a value for this column. A ``Sealed`` or None is returned as it is.
 
         Args:
             value: The value.

@@ -178,7 +178,7 @@ class Database:
 
     @contextmanager
     def deciding(self) -> Iterator[Transaction]:
-        """Begin a transaction like :meth:`writing`, but faster and only for :class:`Statement`.
+        """Begin a transaction like ``writing``, but faster and only for ``Statement``.
 
         Every verification uses it.
 

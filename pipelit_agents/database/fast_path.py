@@ -25,7 +25,7 @@ V = TypeVar("V", bound=Values)
 
 
 class Open(Protocol):
-    """A connection to run statements on: SQLAlchemy's ``Connection``, or a :class:`Transaction`."""
+    """A connection to run statements on: SQLAlchemy's ``Connection``, or a ``Transaction``."""
 
     @property
     def connection(self) -> PoolProxiedConnection:
@@ -147,7 +147,7 @@ class Query(Statement, Generic[Row]):
     Args:
         sql: The SQL.
         row: The type of a row, a ``NamedTuple`` with the names of the columns in their order. The
-            values have the driver's types, so a Boolean is a :data:`Flag`.
+            values have the driver's types, so a Boolean is a ``Flag``.
     """
 
     def __init__(self, sql: str, row: type[Row]) -> None:
@@ -166,7 +166,7 @@ class Query(Statement, Generic[Row]):
     def fetch_by(
         self, driver: PoolProxiedConnection, dialect: Dialect, values: Values
     ) -> list[Row]:
-        """Run :meth:`fetch` on a driver's connection in the pool's wrapper."""
+        """Run ``fetch`` on a driver's connection in the pool's wrapper."""
         cursor = driver.cursor()
         try:
             sql, order = self._for(dialect)

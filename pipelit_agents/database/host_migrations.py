@@ -39,7 +39,7 @@ def include_name(
 
 
 def render_item(type_: str, item: object, autogen_context: AutogenContext) -> str | Literal[False]:
-    """Render an :class:`EncryptedString` in a migration.
+    """Render an ``EncryptedString`` in a migration.
 
     Pass it to ``context.configure(render_item=render_item)``. It adds the import that the
     migration needs. The keyring is left out, because a migration encrypts nothing.

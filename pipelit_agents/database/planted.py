@@ -37,7 +37,7 @@ def all_rows(connection: Connection, query: Select[*Ts]) -> Sequence[Row[*Ts]]:
 
 
 def as_stored(value: object) -> Any:
-    """Return a value of :func:`all_rows` in the form in which a statement finds its row."""
+    """Return a value of ``all_rows`` in the form in which a statement finds its row."""
     if isinstance(value, str):
         try:
             value.encode()

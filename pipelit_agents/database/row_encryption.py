@@ -1,7 +1,7 @@
 """What the models of this package declare about their encrypted columns and their tags.
 
 Rotation, ``keys status`` and ``keys forget`` are derived from these declarations by
-:mod:`pipelit_agents.database.sealed_columns`. A new encrypted column needs nothing else.
+``pipelit_agents.database.sealed_columns``. A new encrypted column needs nothing else.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class RowEncryptedString(EncryptedString):
     """A ciphertext that is bound to its row: copied to another row, it can't be decrypted.
 
     The type doesn't see the row that a value is written to, so it takes no plaintext. The service
-    encrypts the value for its purpose, and writes a :class:`Sealed`.
+    encrypts the value for its purpose, and writes a ``Sealed``.
 
     Args:
         row_purpose: Returns the purpose of a value.
@@ -61,7 +61,7 @@ class RowEncryptedString(EncryptedString):
         return self.row_purpose(*(getattr(row, column) for column in self.columns))
 
     def sealed(self, value: object, connection: Connection | None = None) -> Sealed | None:
-        """Return a :class:`Sealed` or None as it is.
+        """Return a ``Sealed`` or None as it is.
 
         Raises:
             TypeError: The value is of another type.
@@ -84,7 +84,7 @@ class RowRules:
     """How the rows of a table with encrypted columns are handled.
 
     Attributes:
-        lock: The lock of a row, for :meth:`Database.lock`, with the names of columns in braces:
+        lock: The lock of a row, for ``Database.lock``, with the names of columns in braces:
             ``account:{username}``. Empty where writers take no lock.
         unreadable: What ``keys forget`` does with a row that no key can decrypt.
     """
@@ -112,7 +112,7 @@ class RowRules:
 def row_rules(
     *, lock: str = "", unreadable: Unreadable = "delete row"
 ) -> dict[str, dict[str, RowRules]]:
-    """Declare a table's :class:`RowRules`: the last item of a model's ``__table_args__``."""
+    """Declare a table's ``RowRules``: the last item of a model's ``__table_args__``."""
     return {"info": {_RULES: RowRules(lock, unreadable)}}
 
 

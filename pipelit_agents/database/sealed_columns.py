@@ -1,7 +1,7 @@
 """The encrypted columns and the tags of this package's own tables, derived from the models.
 
 Everything that has to know them asks here: rotation, ``keys status`` and ``keys forget``. The
-columns of an application are in :mod:`pipelit_agents.database.application_columns`.
+columns of an application are in ``pipelit_agents.database.application_columns``.
 """
 
 from __future__ import annotations

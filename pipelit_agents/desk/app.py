@@ -72,7 +72,7 @@ _NO_TELEMETRY: Final[TelemetryConfig] = {"tracing": False, "metrics": False, "lo
 
 
 class Desk(FastAPI):
-    """The application that :func:`make_app` returns.
+    """The application that ``make_app`` returns.
 
     It only passes requests on to the guarded endpoints. So another application may take its routes,
     as a LangGraph Server does, and the guards stay with them and don't reach further.

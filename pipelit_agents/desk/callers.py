@@ -1,7 +1,7 @@
 """Who calls: the account of an API key, its role, and the second factor for what is sensitive.
 
-Every endpoint names one of :data:`AnyCaller`, :data:`PersonCaller`, :data:`OperatorCaller` and
-:data:`AgentCaller` first, and then :data:`Sensitive` if it needs it. A sensitive endpoint calls
+Every endpoint names one of ``AnyCaller``, ``PersonCaller``, ``OperatorCaller`` and
+``AgentCaller`` first, and then ``Sensitive`` if it needs it. A sensitive endpoint calls
 ``factor.confirm()`` after it has found what the request is about, immediately before it acts: so a
 code isn't spent on a request that can't succeed.
 """

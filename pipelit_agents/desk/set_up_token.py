@@ -92,7 +92,7 @@ class SetUpTokens:
         self._reading: asyncio.Task[None] | None = None
 
     async def accept(self, token: str) -> bool:
-        """Return whether this is the token, as :func:`is_set_up_token` does."""
+        """Return whether this is the token, as ``is_set_up_token`` does."""
         loop = asyncio.get_running_loop()
         if loop.time() - self._read_at >= _TTL:
             if self._reading is None or self._reading.get_loop() is not loop:

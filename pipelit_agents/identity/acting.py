@@ -130,7 +130,7 @@ class Claim(NamedTuple):
 
     Attributes:
         username: The name.
-        vouched: Whether an application said so (:func:`acting_for`), and not a server.
+        vouched: Whether an application said so (``acting_for``), and not a server.
         ended: Whether the application's block has ended, so that nobody acts any more.
     """
 
@@ -143,7 +143,7 @@ _BLOCK: Final[ContextVar[_Block | None]] = ContextVar("pipelit_person", default=
 
 
 class acting_for:  # noqa: N801 - used like a function
-    """Set the person for whom a block acts; see :meth:`Pipelit.acting_for`."""
+    """Set the person for whom a block acts; see ``Pipelit.acting_for``."""
 
     # Not contextlib's: that one decorates functions too, and an async function or a generator runs
     # after the call that it decorates.
@@ -174,7 +174,7 @@ class acting_for:  # noqa: N801 - used like a function
 def acting_person(database: Database) -> str | None:
     """Return the username of the person for whom the running code acts, or None.
 
-    :func:`acting_for` takes precedence; once its block has ended, its copies in threads and tasks
+    ``acting_for`` takes precedence; once its block has ended, its copies in threads and tasks
     act for nobody. Otherwise, in a run of a LangGraph Server, it is the user that the server has
     authenticated, if that is an active person of this database. A run that a cron started doesn't
     count: the person isn't there, and can't type a code.
@@ -215,9 +215,9 @@ def acts_for(database: Database, username: str) -> bool:
 def claimed_person(database: Database) -> Claim | None:
     """Return for whom the running code opens credentials, or None if nobody is authenticated.
 
-    As :func:`acting_person`, with two differences: a run that a cron started counts for the person
+    As ``acting_person``, with two differences: a run that a cron started counts for the person
     who made the cron, and nothing is read from the database. The caller has to check the account
-    in the transaction of what it decides: see :func:`standing_of`.
+    in the transaction of what it decides: see ``standing_of``.
 
     Args:
         database: The database of the accounts; a person of another database is ignored.

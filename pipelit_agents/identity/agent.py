@@ -263,7 +263,7 @@ class Agent:
         depth: int | None = None,
         relation: str | None = None,
     ) -> Proof:
-        """As :meth:`prove`, off the event loop."""
+        """As ``prove``, off the event loop."""
         return await self._identity.maker.amake(
             self._proof_request(
                 "spawn-result", challenge, verifier, request, depth, relation, kind, payload
@@ -282,10 +282,10 @@ class Agent:
     ) -> Proof:
         """Prove that this agent makes this request to that child.
 
-        Arguments and errors are those of :meth:`prove`, except for ``answer_relation``.
+        Arguments and errors are those of ``prove``, except for ``answer_relation``.
 
         Args:
-            challenge: As for :meth:`prove`.
+            challenge: As for ``prove``.
             request: The exact bytes of the request.
             verifier: The child.
             depth: The depth of the spawn.
@@ -309,7 +309,7 @@ class Agent:
         relation: str | None = None,
         answer_relation: str = "",
     ) -> Proof:
-        """As :meth:`prove_request`, off the event loop."""
+        """As ``prove_request``, off the event loop."""
         return await self._identity.maker.amake(
             self._proof_request(
                 "spawn-request", challenge, verifier, request, depth, relation, answer_relation
@@ -357,7 +357,7 @@ class Agent:
         kind: str = "result",
         depth: int | None = None,
     ) -> Verification:
-        """As :meth:`verify_proof`, off the event loop."""
+        """As ``verify_proof``, off the event loop."""
         return await self._identity.proofs.averify(
             self._proof_check(proof, challenge, "spawn-result", request, depth, kind, payload)
         )
@@ -366,7 +366,7 @@ class Agent:
         """Verify that the challenged peer has its secret, before it gets a request.
 
         A success isn't audited, because it decides nothing: the answer that follows is audited.
-        Errors are those of :meth:`verify_proof`.
+        Errors are those of ``verify_proof``.
 
         Args:
             proof: The peer's proof over an empty payload of the kind ``possession``.
@@ -391,7 +391,7 @@ class Agent:
     ) -> Verification:
         """Verify that the challenge's prover makes this request to this agent.
 
-        Otherwise as :meth:`verify_proof`.
+        Otherwise as ``verify_proof``.
 
         Args:
             proof: The parent's proof.
@@ -399,7 +399,7 @@ class Agent:
             request: The exact bytes received.
             depth: The depth of the spawn.
             answer_relation: The peering that the request names for the answer. Compare it with
-                :meth:`relation_to`: a parent may name only its own domain's peering.
+                ``relation_to``: a parent may name only its own domain's peering.
         """
         return self._identity.proofs.verify(
             self._proof_check(proof, challenge, "spawn-request", request, depth, answer_relation)
@@ -414,7 +414,7 @@ class Agent:
         depth: int | None = None,
         answer_relation: str = "",
     ) -> Verification:
-        """As :meth:`verify_request`, off the event loop."""
+        """As ``verify_request``, off the event loop."""
         return await self._identity.proofs.averify(
             self._proof_check(proof, challenge, "spawn-request", request, depth, answer_relation)
         )

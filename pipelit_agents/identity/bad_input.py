@@ -77,7 +77,7 @@ class BadInput:
         raise MalformedCode(message, peer=peer, verifier=verifier)
 
     def require_audience(self, username: str, audience: str) -> None:
-        """Require that an audience is an active agent here; see :meth:`Agent.totp_code`."""
+        """Require that an audience is an active agent here; see ``Agent.totp_code``."""
         now = self._core.clock()
         rows = accounts_of(self._core.database, username, audience)
         require_local_agent(username, rows.get(username))
@@ -108,7 +108,7 @@ class BadInput:
 
 
 def note_refusal(core: Core, verifier: str, peer: object, action: object, reason: object) -> None:
-    """Record a refusal that other code decided; see :meth:`Agent.note_refusal`."""
+    """Record a refusal that other code decided; see ``Agent.note_refusal``."""
     with core.database.deciding() as connection:
         require_active_agent(connection, verifier)
         if not isinstance(peer, str):

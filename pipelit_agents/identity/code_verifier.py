@@ -73,7 +73,7 @@ class CodeVerifier:
     def verify(
         self, verifier: str, peer: object, code: object, kind: CodeKind, message: object = None
     ) -> Verification:
-        """Verify a short code and spend it; see :meth:`Agent.verify_peer`."""
+        """Verify a short code and spend it; see ``Agent.verify_peer``."""
         if kind not in CODE_FORMS:
             raise ValueError(f"kind must be 'audience' or 'plain', not {quoted(kind)}")
         if kind == "plain" and message is not None:
@@ -127,7 +127,7 @@ class CodeVerifier:
             first: Whether it is the first code of an enrolment, and known to be right.
 
         Raises:
-            VerificationError: As :meth:`Agent.verify_peer`.
+            VerificationError: As ``Agent.verify_peer``.
         """
         plain = self.require_plain_form(username, code)
         return self._verify(username, username, plain, "plain", own=own, unfit=unfit, first=first)

@@ -104,7 +104,7 @@ def read_accounts(connection: Open, *names: str) -> dict[str, AccountRow]:
 
 
 def accounts_of(database: Database, *names: str) -> dict[str, AccountRow]:
-    """Return the rows of accounts by name, as :func:`read_accounts` does, of this moment."""
+    """Return the rows of accounts by name, as ``read_accounts`` does, of this moment."""
     if len(names) > _MAX_NAMES_AT_ONCE:
         with database.reading() as connection:
             return read_accounts(connection, *names)
@@ -168,7 +168,7 @@ def _read_peering(
 
 
 def relation_to(database: Database, username: str, peer: str) -> PeerRelation | None:
-    """Return the peerings of an agent and a peer; see :meth:`Agent.relation_to`."""
+    """Return the peerings of an agent and a peer; see ``Agent.relation_to``."""
     with database.reading() as connection:
         rows = read_accounts(connection, username, peer)
         require_local_agent(username, rows.get(username))

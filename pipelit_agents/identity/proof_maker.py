@@ -59,11 +59,11 @@ class ProofMaker:
         self._batching = Batching(self._make_batch, usable=self._require_reading)
 
     def make(self, request: ProofRequest) -> Proof:
-        """Make a proof; see :meth:`Agent.prove`."""
+        """Make a proof; see ``Agent.prove``."""
         return self._batching.ask(request)
 
     async def amake(self, request: ProofRequest) -> Proof:
-        """As :meth:`make`, for the event loop."""
+        """As ``make``, for the event loop."""
         return await self._batching.aask(request)
 
     def _require_reading(self) -> None:

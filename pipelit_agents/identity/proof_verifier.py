@@ -64,11 +64,11 @@ class ProofVerifier:
         self._batching = Batching(self.verify_batch, usable=self._require_deciding)
 
     def verify(self, check: ProofCheck) -> Verification:
-        """Verify a proof and record the result in the audit; see :meth:`Agent.verify_proof`."""
+        """Verify a proof and record the result in the audit; see ``Agent.verify_proof``."""
         return self._batching.ask(check)
 
     async def averify(self, check: ProofCheck) -> Verification:
-        """As :meth:`verify`, for the event loop."""
+        """As ``verify``, for the event loop."""
         return await self._batching.aask(check)
 
     def _require_deciding(self) -> None:

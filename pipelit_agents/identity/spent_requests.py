@@ -23,7 +23,7 @@ _SPEND: Final = text(
 def spend_request(
     core: Core, username: str, parent: str, challenge: bytes, lifetime: float
 ) -> bool:
-    """Mark a request as used; see :meth:`Agent.spend_request`."""
+    """Mark a request as used; see ``Agent.spend_request``."""
     now = core.clock()
     named = f"{username}\0{parent}\0".encode() + challenge
     request = {"digest": hashlib.sha256(named).hexdigest(), "expires_at": now + lifetime}

@@ -43,7 +43,7 @@ class TotpSecrets:
         """Return the secret of an active agent.
 
         Raises:
-            AccountError: As :func:`require_local_agent`.
+            AccountError: As ``require_local_agent``.
             UnsealError: The secret can't be decrypted with this keyring.
         """
         found = accounts_of(self._core.database, username, username).get(username)
@@ -54,7 +54,7 @@ class TotpSecrets:
         """Return the secret with which an agent proves itself to a verifier, and the peering's id.
 
         Raises:
-            AccountError: As :func:`require_local_agent`.
+            AccountError: As ``require_local_agent``.
             UserNotFound: The verifier is a peer, and the agent issued no peering to its domain.
             UnsealError: The secret can't be decrypted with this keyring.
         """
@@ -110,7 +110,7 @@ def proving_secret(
     """Return the secret with which an agent makes a proof, and the peering's id.
 
     Raises:
-        AccountError: As :func:`require_local_agent`.
+        AccountError: As ``require_local_agent``.
         UserNotFound: The agent issued no such peering.
         UnsealError: A secret can't be decrypted.
     """

@@ -103,7 +103,7 @@ class Attempt(NamedTuple):
             other lanes holds it.
         named: The account that the caller named, where another name is counted in its place.
         unfit: Why no code of that account can be right; for the audit.
-        guard: For :func:`record_decision`, where the ledger is the user's own.
+        guard: For ``record_decision``, where the ledger is the user's own.
     """
 
     verifier: str

@@ -21,7 +21,7 @@ _LOCK: Final = "lane.lock"
 class Ledger(Protocol):
     """Counts attempts and lets no code be used twice, each in one atomic step.
 
-    Let :class:`pipelit_agents.testing.LedgerSuite` test a ledger of your own.
+    Let ``pipelit_agents.testing.LedgerSuite`` test a ledger of your own.
     """
 
     def decide(self, attempt: Attempt) -> Decision:
@@ -70,7 +70,7 @@ def record_decision(
 
     Raises:
         LedgerUnavailable: Another attempt about the peer was decided meanwhile, because
-            :func:`lock_attempt` wasn't called first.
+            ``lock_attempt`` wasn't called first.
     """
     if attempt.guard is not None:
         return attempt.guard.settle(connection, attempt, Proposal(decision, reason, locked))
@@ -86,7 +86,7 @@ def write_decision(
     *,
     locked: LaneKind | None = None,
 ) -> None:
-    """Write the audit row of an attempt; the arguments are those of :func:`record_decision`.
+    """Write the audit row of an attempt; the arguments are those of ``record_decision``.
 
     A ledger of this package has counted and spent in the database by itself.
     """

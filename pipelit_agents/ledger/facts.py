@@ -106,9 +106,9 @@ def read_facts(
 
     Args:
         database: The database.
-        connection: In a transaction of :meth:`Database.deciding`, after :func:`lock_attempt`.
+        connection: In a transaction of ``Database.deciding``, after ``lock_attempt``.
         attempt: The attempt.
-        clock: As in :class:`LedgerContext`.
+        clock: As in ``LedgerContext``.
 
     Raises:
         LedgerUnavailable: The database has lost its name.

@@ -74,7 +74,7 @@ class QuestionLimit:
             return Admission(recent[0] + _SECONDS - now, is_noted)
 
     def count(self, asker: str, action: str, now: float) -> None:
-        """Count a refused request; the arguments are those of :meth:`admit`."""
+        """Count a refused request; the arguments are those of ``admit``."""
         with self._lock:
             asked = self._askers.setdefault((asker, action), _Asker())
             asked.refused.append(now)

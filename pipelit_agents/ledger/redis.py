@@ -2,7 +2,7 @@
 
 Redis counts attempts and spends codes for many processes at once, which needn't wait for each other
 in the database. What must survive an eviction, a flush or a failover is in SQL too: see
-:mod:`pipelit_agents.ledger.redis_rows`. It is written with the audit entry, in one transaction, and
+``pipelit_agents.ledger.redis_rows``. It is written with the audit entry, in one transaction, and
 before the decision is returned. If Redis forgets, no spent code becomes good again, and a guesser
 gains at most the failures of one minute.
 """

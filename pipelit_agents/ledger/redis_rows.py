@@ -202,8 +202,8 @@ class Charge(NamedTuple):
 
     Attributes:
         version: Grows with each decision about the lane.
-        in_a_row: As in :class:`Lane`.
-        locked_until: As in :class:`Lane`.
+        in_a_row: As in ``Lane``.
+        locked_until: As in ``Lane``.
         at: The moment of the decision.
         cost: By how many seconds a guess moves ``whole_at`` on; 0 if it was no guess.
         most: The latest moment that ``whole_at`` can have.

@@ -48,7 +48,7 @@ class Script:
     """The script, and the connections of one address.
 
     Args:
-        url: The address, as :func:`connect` reads it; used at the first call.
+        url: The address, as ``connect`` reads it; used at the first call.
 
     Attributes:
         ahead: How far Redis's clock is ahead of this machine's, in seconds, by the last answer.

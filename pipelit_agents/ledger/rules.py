@@ -1,6 +1,6 @@
 """The limits, as pure functions: no clock, no database.
 
-:func:`decide` is the whole decision about one attempt. ``SqlLedger`` calls it, ``decide.lua``
+``decide`` is the whole decision about one attempt. ``SqlLedger`` calls it, ``decide.lua``
 repeats it for Redis, and ``tests/test_ledgers_agree.py`` compares them.
 """
 
@@ -96,7 +96,7 @@ class State(NamedTuple):
     Attributes:
         lane: What was counted in the lane of the attempt.
         spent: What was spent; of a verifier's audience codes, or of all plain codes of the peer.
-        ahead: The steps that were spent while the clock was ahead, as :func:`as_ranges`.
+        ahead: The steps that were spent while the clock was ahead, as ``as_ranges``.
     """
 
     lane: Lane = Lane()
@@ -210,7 +210,7 @@ class Rules:
         return self.wait(guesses, lane, now, lanes) <= 0
 
     def wait(self, guesses: int, lane: Lane, now: float, lanes: LaneClass) -> float:
-        """Return the seconds until a lane :meth:`bears` so many guesses; 0 or less for now."""
+        """Return the seconds until a lane ``bears`` so many guesses; 0 or less for now."""
         return max(lane.whole_at, now) + guesses * self._costs[lanes] - now - _LONGEST_FORGIVEN
 
     def charged(self, lane: Lane, now: float, lanes: LaneClass, guesses: int = 1) -> float:
@@ -237,7 +237,7 @@ class Rules:
         return Lane(whole_at=whole_at) if self.forgives(lane, now) else lane
 
     def held(self, lane: Lane, spent: Spent, now: float) -> Ruling | None:
-        """Return why a lane, as :meth:`seen`, evaluates no code now; None where it does."""
+        """Return why a lane, as ``seen``, evaluates no code now; None where it does."""
         if lane.locked_until > now:
             return Ruling("locked", "lane locked", lane, spent, retry_after=lane.locked_until - now)
         most = self.policy.failures_per_minute
@@ -258,10 +258,10 @@ class Rules:
         was_expired: Callable[[], bool],
         secrets: int = 1,
     ) -> Ruling:
-        """Decide an attempt that isn't :meth:`held`.
+        """Decide an attempt that isn't ``held``.
 
         Args:
-            lane: As :meth:`seen`.
+            lane: As ``seen``.
             spent: What was spent; of a verifier's audience codes, or of all plain codes.
             found: What was found out about the code.
             now: By the ledger's clock.
@@ -302,10 +302,10 @@ class Rules:
     def refused(
         self, lane: Lane, spent: Spent, reason: str, now: float, cost: float = 0.0
     ) -> Ruling:
-        """Count a failure in a lane that isn't :meth:`held`.
+        """Count a failure in a lane that isn't ``held``.
 
         Args:
-            lane: As :meth:`seen`.
+            lane: As ``seen``.
             spent: What was spent.
             reason: The true reason.
             now: By the ledger's clock, Unix seconds.
@@ -325,7 +325,7 @@ def class_of(kind: str, *, person: bool) -> LaneClass:
     """Return the class of a lane.
 
     Args:
-        kind: Of the row, as :data:`LaneKind`.
+        kind: Of the row, as ``LaneKind``.
         person: Whether the account is a person's.
     """
     if kind == "pair":
@@ -396,7 +396,7 @@ def compared(
     Args:
         account: The peer's.
         rules: The limits.
-        lane: In which the attempt counts, as :meth:`Rules.seen`.
+        lane: In which the attempt counts, as ``Rules.seen``.
         now: By the ledger's clock, Unix seconds.
         lanes: The class of the lane.
     """
@@ -496,7 +496,7 @@ def clock_trouble(row: LedgerRow, rules: Rules, now: float, *, person: bool) -> 
 
 
 def spent_ahead(ahead: str) -> set[int]:
-    """Return the steps of a text of :func:`as_ranges`."""
+    """Return the steps of a text of ``as_ranges``."""
     return {
         step
         for first, last in (map(int, each.split("-")) for each in ahead.split())

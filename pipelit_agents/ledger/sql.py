@@ -178,7 +178,7 @@ class Written(NamedTuple):
     Attributes:
         decision: The decision.
         forgotten: What the database may have forgotten.
-        alone: As in :class:`Settled`.
+        alone: As in ``Settled``.
     """
 
     decision: Decision

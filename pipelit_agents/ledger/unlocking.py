@@ -186,7 +186,7 @@ def begin_secret(
     """Prepare the ledger for a new secret of a peer, of which nothing is spent.
 
     What was spent of the secret before it stays spent, for as long as its codes are good. The lanes
-    are treated as by :func:`unlock`: a guess hits a code of the new secret as often as one of the
+    are treated as by ``unlock``: a guess hits a code of the new secret as often as one of the
     old, so a new secret brings no more guesses a year. Guesses about an account that had no secret
     cost nothing, so nobody is born with used-up lanes.
 

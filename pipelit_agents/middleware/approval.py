@@ -116,7 +116,7 @@ class ApprovalMiddleware(AgentMiddleware[Any, Any, Any]):
         request: _Request,
         handler: Callable[[_Request], Awaitable[ModelResponse[Any]]],
     ) -> ModelResponse[Any]:
-        """As :meth:`wrap_model_call`."""
+        """As ``wrap_model_call``."""
         self._require_tools(request.tools)
         return await handler(request)
 
@@ -140,7 +140,7 @@ class ApprovalMiddleware(AgentMiddleware[Any, Any, Any]):
     async def awrap_tool_call(
         self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Awaitable[_ToolResult]]
     ) -> _ToolResult:
-        """As :meth:`wrap_tool_call`; the database is read off the event loop."""
+        """As ``wrap_tool_call``; the database is read off the event loop."""
         gate = self._gate_before(request)
         request = self._gated(request)
         with watched_by(self._guard):

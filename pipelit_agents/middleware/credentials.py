@@ -194,7 +194,7 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
         request: _Request,
         handler: Callable[[_Request], Awaitable[ModelResponse[Any]]],
     ) -> ModelResponse[Any]:
-        """As :meth:`wrap_model_call`; the credential is opened off the event loop."""
+        """As ``wrap_model_call``; the credential is opened off the event loop."""
         self._require_tools(request.tools)
         source = self._source_of(request.model)
         if source is None:
@@ -228,7 +228,7 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
     async def awrap_tool_call(
         self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Awaitable[_ToolResult]]
     ) -> _ToolResult:
-        """As :meth:`wrap_tool_call`; the credentials are opened off the event loop."""
+        """As ``wrap_tool_call``; the credentials are opened off the event loop."""
         wanted = self._parameters.get(request.tool_call["name"])
         if not wanted:
             return await handler(request)

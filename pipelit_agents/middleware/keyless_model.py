@@ -75,7 +75,7 @@ class KeylessModel(BaseChatModel):
         config: RunnableConfig | None = None,
         **kwargs: Any,
     ) -> AIMessage:
-        """As :meth:`invoke`."""
+        """As ``invoke``."""
         declared, rest = _declarations_in(kwargs)
 
         async def run(model: BaseChatModel, scope: Scope) -> Any:
@@ -90,7 +90,7 @@ class KeylessModel(BaseChatModel):
         config: RunnableConfig | None = None,
         **kwargs: Any,
     ) -> Iterator[Any]:
-        """As :meth:`invoke`, in pieces. What may be the beginning of the key is held back."""
+        """As ``invoke``, in pieces. What may be the beginning of the key is held back."""
         declared, rest = _declarations_in(kwargs)
 
         def run(model: BaseChatModel, scope: Scope) -> Iterator[Any]:
@@ -104,7 +104,7 @@ class KeylessModel(BaseChatModel):
         config: RunnableConfig | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[Any]:
-        """As :meth:`stream`."""
+        """As ``stream``."""
         declared, rest = _declarations_in(kwargs)
 
         def run(model: BaseChatModel, scope: Scope) -> AsyncIterator[Any]:
@@ -115,7 +115,7 @@ class KeylessModel(BaseChatModel):
             yield piece
 
     def generate(self, messages: list[list[BaseMessage]], *args: Any, **kwargs: Any) -> LLMResult:
-        """As :meth:`invoke`, for several inputs."""
+        """As ``invoke``, for several inputs."""
 
         def run(model: BaseChatModel, scope: Scope) -> LLMResult:
             guarded, more = _guarded_arguments(args, kwargs, scope)
@@ -126,7 +126,7 @@ class KeylessModel(BaseChatModel):
     async def agenerate(
         self, messages: list[list[BaseMessage]], *args: Any, **kwargs: Any
     ) -> LLMResult:
-        """As :meth:`generate`."""
+        """As ``generate``."""
 
         async def run(model: BaseChatModel, scope: Scope) -> LLMResult:
             guarded, more = _guarded_arguments(args, kwargs, scope)
@@ -175,13 +175,13 @@ class KeylessModel(BaseChatModel):
         return self._usable().call(lambda model, _: model.get_token_ids(text), text)
 
     def get_num_tokens(self, text: str) -> int:
-        """As :meth:`get_token_ids`."""
+        """As ``get_token_ids``."""
         return self._usable().call(lambda model, _: model.get_num_tokens(text), text)
 
     def get_num_tokens_from_messages(
         self, messages: list[BaseMessage], tools: Sequence[Any] | None = None
     ) -> int:
-        """As :meth:`get_token_ids`."""
+        """As ``get_token_ids``."""
         return self._usable().call(
             lambda model, _: model.get_num_tokens_from_messages(messages, tools), messages
         )

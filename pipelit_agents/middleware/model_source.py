@@ -180,7 +180,7 @@ class ModelSource:
 
         Raises:
             CredentialScopeError: No node or tool is running here.
-            CredentialError: As for :meth:`build`.
+            CredentialError: As for ``build``.
             SecretLeakError: The answer contains the key.
         """
         self._require_running()
@@ -189,7 +189,7 @@ class ModelSource:
             return searched(scope, run(self.build(scope), scope), _ANSWER)
 
     async def acall(self, run: Callable[[BaseChatModel, Scope], Awaitable[T]], given: object) -> T:
-        """As :meth:`call`; the credential is opened off the event loop."""
+        """As ``call``; the credential is opened off the event loop."""
         await self._arequire_running()
         with opened_scope() as scope:
             scope.add_input(given)
@@ -199,7 +199,7 @@ class ModelSource:
     def stream(
         self, run: Callable[[BaseChatModel, Scope], Iterator[T]], given: object
     ) -> Iterator[T]:
-        """As :meth:`call`, piece by piece. The key is open until the stream ends or is closed.
+        """As ``call``, piece by piece. The key is open until the stream ends or is closed.
 
         A stream that is kept after its node has ended is refused at the next piece.
         """
@@ -225,7 +225,7 @@ class ModelSource:
     async def astream(
         self, run: Callable[[BaseChatModel, Scope], AsyncIterator[T]], given: object
     ) -> AsyncIterator[T]:
-        """As :meth:`stream`; the credential is opened off the event loop."""
+        """As ``stream``; the credential is opened off the event loop."""
         await self._arequire_running()
         scope, step = entered_scope()
         with left_open(scope):

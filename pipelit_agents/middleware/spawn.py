@@ -104,7 +104,7 @@ class SpawnMiddleware(AgentMiddleware[Any, Any, Any]):
     async def awrap_model_call(
         self, request: _Request, handler: Callable[[_Request], Awaitable[ModelResponse[Any]]]
     ) -> ModelResponse[Any]:
-        """As :meth:`wrap_model_call`; the accounts are read off the event loop."""
+        """As ``wrap_model_call``; the accounts are read off the event loop."""
         if not self._offered(request):
             return await handler(request)
         described = self._described

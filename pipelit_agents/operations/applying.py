@@ -72,7 +72,7 @@ def apply_accounts(
     *,
     dry_run: bool,
 ) -> list[Change]:
-    """Apply a file; see :meth:`Pipelit.apply`."""
+    """Apply a file; see ``Pipelit.apply``."""
     path = require_path(path)
     declared = read_accounts_file(path)
     folder = SecretFolder(path.parent / (declared.secrets or "."))

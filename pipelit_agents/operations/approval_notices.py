@@ -1,6 +1,6 @@
 """Notify people, by a function or a webhook, that a question waits for them.
 
-Users hold :class:`ApprovalNotices` as ``pipelit.approvals.notices``.
+Users hold ``ApprovalNotices`` as ``pipelit.approvals.notices``.
 """
 
 from __future__ import annotations
@@ -190,7 +190,7 @@ class ApprovalNotices:
 
     The people of each step of a question are notified once, by whichever process is first. A failed
     attempt is repeated after 5 seconds, 15 seconds, a minute, 5 minutes, and so on to an hour, by
-    the next call of :meth:`send_due` or the next run of the waiting tool, for as long as the
+    the next call of ``send_due`` or the next run of the waiting tool, for as long as the
     question can be answered. A notice is delivered at least once: if a process is killed between
     the delivery and its record, the notice is sent again, so receivers ignore an id that they had
     before. Each attempt is in the audit trail.
@@ -237,7 +237,7 @@ class ApprovalNotices:
             return False
 
     async def asend(self, id: str, on_request: OnRequest) -> bool:  # noqa: A002 - as in `Approvals`
-        """As :meth:`send`, off the event loop."""
+        """As ``send``, off the event loop."""
         try:
             attempt = await aside(self._begin, id, on_request)
             if attempt is None:
@@ -276,7 +276,7 @@ class ApprovalNotices:
         return results
 
     async def asend_due(self, on_request: OnRequest) -> Sequence[NoticeResult]:
-        """As :meth:`send_due`, off the event loop."""
+        """As ``send_due``, off the event loop."""
         results: list[NoticeResult] = []
         for identifier in await aside(self._due, require_on_request(on_request)):
             attempt = await aside(self._begin_if_there, identifier, on_request)

@@ -26,7 +26,7 @@ _SOONEST: Final = (ApprovalPersonRow.expires_at, ApprovalPersonRow.approval_id)
 
 
 def page_of_person(core: Core, person: str, after: str | None, limit: int) -> Page[ApprovalRequest]:
-    """Return a page of the open questions of a person; see :meth:`ServedApprovals.page`."""
+    """Return a page of the open questions of a person; see ``ServedApprovals.page``."""
     with core.database.reading() as connection:
         now = core.shared_now(connection)
         # What has expired meanwhile is skipped by the index.
@@ -46,7 +46,7 @@ def page_of_person(core: Core, person: str, after: str | None, limit: int) -> Pa
 
 
 def count_of_person(core: Core, person: str, most: int) -> int:
-    """Count the open questions of a person; see :meth:`ServedApprovals.count_pending`."""
+    """Count the open questions of a person; see ``ServedApprovals.count_pending``."""
     found = 0
     with core.database.reading() as connection:
         now = core.shared_now(connection)
@@ -76,7 +76,7 @@ def _open_of(
 
 
 def page_of_all(core: Core, after: str | None, limit: int) -> Page[ApprovalRequest]:
-    """Return a page of all questions, newest first; see :meth:`ApprovalRegister.page`."""
+    """Return a page of all questions, newest first; see ``ApprovalRegister.page``."""
     key = (ApprovalRow.created_at, ApprovalRow.id)
     query = QUESTIONS.order_by(*(each.desc() for each in key))
     with core.database.reading() as connection:

@@ -72,7 +72,7 @@ class ApprovalRegister:
         """Return the newest questions in any state, oldest first.
 
         Questions that none of the keys has tagged, or whose displayed value can't be decrypted, are
-        left out; :meth:`verify` names them.
+        left out; ``verify`` names them.
 
         Args:
             limit: The maximum number of questions.
@@ -104,7 +104,7 @@ class ApprovalRegister:
     ) -> Page[ApprovalRequest]:
         """Return one page of the questions in any state, newest first.
 
-        What :meth:`list` leaves out is left out here too, so a page may be shorter than its limit.
+        What ``list`` leaves out is left out here too, so a page may be shorter than its limit.
 
         Args:
             after: The ``next`` of the page before; by default the first page.
@@ -169,7 +169,7 @@ class ApprovalRegister:
                 that was replaced by an older copy.
 
         Returns:
-            The findings. See :class:`ApprovalRegister` for what they can't show.
+            The findings. See ``ApprovalRegister`` for what they can't show.
 
         Raises:
             ConfigurationError: There is no key, or ``lines`` isn't an export of a register.

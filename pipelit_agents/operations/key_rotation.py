@@ -300,8 +300,8 @@ class Keys:
         Args:
             batch: How many rows are replaced in one transaction.
             progress: Receives how many of how many rows are done, of this package's own tables.
-            checkpointers: As for :meth:`status`.
-            models: As for :meth:`status`.
+            checkpointers: As for ``status``.
+            models: As for ``status``.
             by: Who requested the rotation, for the audit.
 
         Raises:

@@ -1,7 +1,7 @@
 """The records of the register of approvals, as they are stored, and their form as JSON.
 
 Nothing in them is trusted: a row may have been planted, with values of any type, and a line of a
-file may have been edited. Only the tags (see :mod:`pipelit_agents.approvals.tags`) say more.
+file may have been edited. Only the tags (see ``pipelit_agents.approvals.tags``) say more.
 """
 
 from __future__ import annotations

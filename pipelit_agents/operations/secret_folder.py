@@ -29,7 +29,7 @@ _MAX_SECRET_SIZE: Final = 4096
 
 
 class SecretFolder:
-    """A folder of secrets. Nothing is written before :meth:`write`.
+    """A folder of secrets. Nothing is written before ``write``.
 
     Args:
         path: The folder.
@@ -43,7 +43,7 @@ class SecretFolder:
 
     @property
     def staged(self) -> Mapping[str, str]:
-        """The secrets by file name that :meth:`write` will write."""
+        """The secrets by file name that ``write`` will write."""
         return self._staged
 
     @contextmanager
@@ -93,7 +93,7 @@ class SecretFolder:
         return self._staged.get(name) or self._content(name, self.path / name)
 
     def pending(self, name: str) -> str | None:
-        """Return the secret that a file will have after :meth:`publish`, if it gets one."""
+        """Return the secret that a file will have after ``publish``, if it gets one."""
         path = self._adopted.get(name)
         return self._staged.get(name) if path is None else self._content(name, path)
 
@@ -157,7 +157,7 @@ class SecretFolder:
                 raise self._error(path, "can't be written", error) from None
 
     def discard(self) -> None:
-        """Remove what :meth:`write` wrote, and nothing that was there before."""
+        """Remove what ``write`` wrote, and nothing that was there before."""
         for path in self._written.values():
             with suppress(OSError):
                 path.unlink()

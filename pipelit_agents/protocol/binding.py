@@ -155,7 +155,7 @@ class Question(NamedTuple):
     def of(
         cls, value: object, prover: object, verifier: object, issued_at: object, expires_at: object
     ) -> Question:
-        """Check the fields and return the question; errors are those of :class:`Challenge`."""
+        """Check the fields and return the question; errors are those of ``Challenge``."""
         if type(value) is not bytes or len(value) != 32:
             raise ValueError("value: a challenge is 32 bytes")
         return cls(

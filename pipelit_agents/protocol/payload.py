@@ -36,7 +36,7 @@ _NONE: Final[frozenset[type]] = frozenset()
 
 
 class Tagged(dict[str, object]):
-    """A dict that ``convert`` returned; its key begins with :data:`RESERVED` on purpose."""
+    """A dict that ``convert`` returned; its key begins with ``RESERVED`` on purpose."""
 
 
 class SecretFound(TypeError):
@@ -73,7 +73,7 @@ def encode(
         convert: Converts any other value to such a value. It raises TypeError if it can't, or
             returns its argument to leave it unchanged.
         pairs: Converts the items of a dict that JSON can't represent: one with a key that isn't
-            text, or that begins with :data:`RESERVED`. Without it, the former are refused and
+            text, or that begins with ``RESERVED``. Without it, the former are refused and
             the latter are encoded unchanged.
 
     Raises:

@@ -236,24 +236,24 @@ class LiveKeyring(Keyring):
         self._source.ask_again()
 
     def reread(self) -> bool:
-        """As :meth:`Keyring.reread`."""
+        """As ``Keyring.reread``."""
         root, _ = self._now()
         return self._source.again(root)
 
     def unseal(self, token: str, purpose: str) -> bytes:
-        """As :meth:`Keyring.unseal`; if the known keys fail, with new ones."""
+        """As ``Keyring.unseal``; if the known keys fail, with new ones."""
         return self._tried(lambda ring: ring.unseal(token, purpose))
 
     def require_opening(self, token: str) -> None:
-        """As :meth:`Keyring.require_opening`, with new keys too."""
+        """As ``Keyring.require_opening``, with new keys too."""
         self._tried(lambda ring: ring.require_opening(token))
 
     def renew(self, token: str) -> str:
-        """As :meth:`Keyring.renew`, with new keys too."""
+        """As ``Keyring.renew``, with new keys too."""
         return self._tried(lambda ring: ring.renew(token))
 
     def is_newest(self, token: str) -> bool:
-        """As :meth:`Keyring.is_newest`, with new keys too."""
+        """As ``Keyring.is_newest``, with new keys too."""
         _, ring = self._now()
         if ring.is_newest(token):
             return True
@@ -264,7 +264,7 @@ class LiveKeyring(Keyring):
         return self._now()[1] is not ring and self._now()[1].is_newest(token)
 
     def macs(self, label: str, *parts: bytes) -> Iterator[str]:
-        """As :meth:`Keyring.macs`; tags under new keys follow those under the known ones."""
+        """As ``Keyring.macs``; tags under new keys follow those under the known ones."""
         root, ring = self._now()
         yield from ring.macs(label, *parts)
         # The caller goes on only if none of the known keys made the tag.
@@ -272,7 +272,7 @@ class LiveKeyring(Keyring):
             yield from self._now()[1].macs(label, *parts)
 
     def derive(self, label: str) -> Keyring:
-        """As :meth:`Keyring.derive`; the keys follow the source."""
+        """As ``Keyring.derive``; the keys follow the source."""
         return LiveKeyring(self._source, *self._labels, label)
 
     def _tried(self, act: Callable[[Keyring], T]) -> T:

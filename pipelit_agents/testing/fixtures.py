@@ -34,7 +34,7 @@ __all__ = [
 
 
 class FakeCredential(Protocol):
-    """What the fixture :func:`fake_credential` returns."""
+    """What the fixture ``fake_credential`` returns."""
 
     def __call__(
         self,

@@ -32,7 +32,7 @@ def assert_no_leak(value: Any, pipelit: Pipelit) -> None:
 
     Args:
         value: A graph's state, messages, log records (``caplog.records``), text, bytes, or any
-            object or container of them. Of a :class:`~pathlib.Path` the content of that file is
+            object or container of them. Of a ``pathlib.Path`` the content of that file is
             searched, or of all files in that folder.
         pipelit: Where the credentials are stored.
 

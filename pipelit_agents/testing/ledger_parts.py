@@ -253,7 +253,7 @@ class LedgerParts:
     Attributes:
         pipelit: With the ledger that is tested. ``alice`` owns ``agent_peer``, ``agent_verifier``
             and ``agent_colleague``, and ``bob`` owns ``agent_stranger`` and ``agent_other``.
-            ``alice`` has no second factor until :meth:`enrol`.
+            ``alice`` has no second factor until ``enrol``.
         clock: The clock, to be turned.
         policy: The limits.
     """
@@ -292,7 +292,7 @@ class LedgerParts:
 
     @property
     def watch(self) -> WatchedLedger:
-        """The ledger of :attr:`pipelit`."""
+        """The ledger of ``pipelit``."""
         return self._watched[self.pipelit]
 
     def stop_comparing(self) -> None:
@@ -383,9 +383,9 @@ class LedgerParts:
         """Begin an attempt in the middle of another, and return which of them were accepted.
 
         Args:
-            first: An attempt in :attr:`pipelit`. It is stopped where its code is compared, until
+            first: An attempt in ``pipelit``. It is stopped where its code is compared, until
                 the second one has ended or seems to wait for it.
-            second: An attempt in a Pipelit of :meth:`another`.
+            second: An attempt in a Pipelit of ``another``.
         """
         entered, ended = threading.Event(), threading.Event()
 

@@ -38,10 +38,10 @@ class LedgerSuite:
     attempt by the same rules.
 
     Inherit from it in a test file, in a class whose name begins with ``Test``, and write
-    :meth:`make_ledger`. Each test makes an empty database; override the fixture
+    ``make_ledger``. Each test makes an empty database; override the fixture
     ``ledger_database_url`` to test on another than SQLite.
 
-    A "restart" in these tests is a second ledger of :meth:`make_ledger` on the same database, as a
+    A "restart" in these tests is a second ledger of ``make_ledger`` on the same database, as a
     second process would make it. What the ledger counts in has to outlive the first.
 
     Example:

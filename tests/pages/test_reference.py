@@ -87,7 +87,7 @@ def test_every_public_name_is_displayed() -> None:
 
 
 def test_no_module_hides_what_it_is_named_after() -> None:
-    """Of a function and its module of one name, mkdocstrings takes the module: give it its own line."""
+    """Of a module and a function of one name, mkdocstrings takes the module."""
     for name in SHOWN:
         each = resolved(name)
         if isinstance(each, ModuleType) and hasattr(each, "__path__"):

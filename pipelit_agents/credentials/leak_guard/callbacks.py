@@ -246,7 +246,7 @@ class _TappingGate(_Gate):
         return tapped
 
     def tap_output_aiter(self, run_id: UUID, output: AsyncIterator[T]) -> AsyncIterator[T]:
-        """As :meth:`tap_output_iter`."""
+        """As ``tap_output_iter``."""
         held = Held[T](self.guard, "the stream of a runnable inside the node")
 
         async def checked() -> AsyncIterator[T]:

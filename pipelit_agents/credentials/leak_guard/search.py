@@ -111,7 +111,7 @@ def holds(
     Args:
         value: object value.
         revealed: Credential names by plaintext.
-        opened: Whether :class:`Secret` objects, and objects that can't be searched, count too.
+        opened: Whether ``Secret`` objects, and objects that can't be searched, count too.
         already_searched: Objects that were searched before and are skipped.
     """
     patterns = patterns_of(revealed)

@@ -214,7 +214,7 @@ class _Readings:
         lines: list[tuple[_Line, str]],
         beginnings: _Beginnings,
     ) -> None:
-        """Add a text, after :meth:`after` has returned its lines."""
+        """Add a text, after ``after`` has returned its lines."""
         grown = {id(each) for some in self._grown.values() for each in some if each.text}
         grows = any(id(line) in grown for line, _ in lines)
         for line, whole in lines:

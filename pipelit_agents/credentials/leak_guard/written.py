@@ -74,7 +74,7 @@ class Written:
     Attributes:
         texts: The value's texts.
         data: The value's bytes, and what was serialized in C.
-        secret: A :class:`Secret` in the value, or None.
+        secret: A ``Secret`` in the value, or None.
         unknown: Objects that can't be searched, each with the reason.
     """
 
