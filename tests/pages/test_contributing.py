@@ -233,9 +233,13 @@ def test_a_walk_has_a_function_at_each_step(walk: str) -> None:
 
 @pytest.mark.parametrize("what", TO_ADD)
 def test_where_it_is_added_is_said(what: str) -> None:
-    """Each thing that a contributor may add has a row: what to write, and what fails otherwise."""
-    (row,) = [each for each in rows(section(page(), "Where do I add")) if each[0] == what]
-    assert len(row) == 3
+    """Each thing that a contributor may add has steps, and the tests that fail otherwise."""
+    changes = section(page(), "Where a change belongs")
+    titles = re.findall(r"^### (.+)$", changes, re.MULTILINE)
+    assert what[0].upper() + what[1:] in titles
+    for title, steps in zip(titles, changes.split("\n### ")[1:], strict=True):
+        assert re.search(r"^(1\.|-) ", steps, re.MULTILINE), title
+        assert len(re.findall(r"^Fails otherwise: ", steps, re.MULTILINE)) == 1, title
 
 
 def test_an_auditor_reads_the_whole_core() -> None:

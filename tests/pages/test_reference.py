@@ -20,8 +20,8 @@ PAGES = {file.name: file.read_text() for file in FOLDER.glob("*.md")}
 SHOWN = {
     name: page for page, text in PAGES.items() for name in re.findall(r"^::: (\S+)", text, re.M)
 }
-# The command has a page of its own, and `Pipelit` is imported from the package.
-NOT_FOR_USERS = {"pipelit_agents.cli", "pipelit_agents.pipelit"}
+# The command has a page of its own, and `Page` and `Pipelit` are imported from the package.
+NOT_FOR_USERS = {"pipelit_agents.cli", "pipelit_agents.paging", "pipelit_agents.pipelit"}
 # The reference has them as well. They are imported from a module that re-exports nothing.
 MORE = (
     "pipelit_agents.accounts.permissions.ACTIONS",
