@@ -221,7 +221,7 @@ def test_a_name_is_in_the_file_that_the_page_says() -> None:
     assert all(len(resolve(file)) == 1 for file, _ in found)
 
 
-@pytest.mark.parametrize("walk", ["A code", "A credential", "A task", "An approval"])
+@pytest.mark.parametrize("walk", ["A code", "A credential", "A task", "An approval", "A request"])
 def test_a_walk_has_a_function_at_each_step(walk: str) -> None:
     """The steps are numbered, and each begins in a file, at a name."""
     steps = rows(section(page(), walk))[1:]

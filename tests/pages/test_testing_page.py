@@ -65,7 +65,7 @@ def run(folder: Path, *arguments: str) -> tuple[int, str]:
 @pytest.mark.process
 def test_each_block_of_the_page_runs(tmp_path: Path) -> None:
     """Written into the files that they name, they pass, with all tests of the suite."""
-    assert len(BLOCKS) == PAGE.count("```python") == 5
+    assert len(BLOCKS) == PAGE.count("```python") == 6
     for name, code in BLOCKS:
         (tmp_path / name).write_text(code)
     code, said = run(tmp_path)
