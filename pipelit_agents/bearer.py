@@ -1,7 +1,7 @@
 """Authenticate the callers of a server by API keys, on its event loop, and bound guessing.
 
-Guessing costs others nothing: of invalid keys only a budget is looked up in the database, a refusal
-is delayed and an admission isn't, and a valid key is looked up whatever its address has sent.
+Guesses don't slow down other callers. Only a limited number of invalid keys is looked up in the
+database. Refusals are delayed, and admissions aren't. A valid key is always looked up.
 """
 
 from __future__ import annotations
@@ -315,8 +315,8 @@ class ApiKeyGate:
 
         Args:
             source: The source of the request.
-            is_right: Whether it is right. It is found out without a budget, so wrong ones have to
-                cost the database nothing.
+            is_right: Whether it is right. It has no budget, so it must not need the database to
+                find that out.
 
         Raises:
             AuthenticationError: It isn't right; raised after a delay if the source keeps failing.

@@ -1,7 +1,7 @@
-"""Pages of long lists: each one begins after a row, which an index finds.
+"""Pages of long lists. Each page begins after a row that an index finds.
 
-So a page takes the same time wherever it is, and how many rows there are doesn't matter. Rows that
-are added or deleted meanwhile neither repeat nor hide others.
+So every page takes the same time, however many rows there are. Rows that are added or deleted
+meanwhile neither repeat nor hide others.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ class Page(Generic[T]):
     """A part of a list.
 
     Attributes:
-        items: What is on this page. A page can have fewer items than its limit, even none, although
+        items: The items of this page. A page can have fewer items than its limit, even none, while
             others follow.
-        next: What to pass as ``after`` for the next page; None on the last page.
+        next: The argument ``after`` that returns the next page; None on the last page.
 
     Example:
         ```python

@@ -1,4 +1,4 @@
-"""What each role may do. The desk asks this table, and so may any code: ``pipelit.permissions``."""
+"""What each role may do. The desk uses this table, and your code can: ``pipelit.permissions``."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 ``SqlLedger`` counts in the database, ``RedisLedger`` in Redis. For a ledger of your own write a
 class with the methods of ``Ledger``, give ``Pipelit(ledger=…)`` a function that makes one, and let
-``pipelit_agents.testing.LedgerSuite`` test it. Here is everything that such a class needs.
+``pipelit_agents.testing.LedgerSuite`` test it. This module has everything that such a class needs.
 """
 
 from __future__ import annotations

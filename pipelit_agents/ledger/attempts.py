@@ -79,7 +79,7 @@ class PeerRow(KindOfAccount, StoredSecrets, Protocol):
 
 
 class Account(NamedTuple):
-    """What is needed of a peer to evaluate its code: its sealed secrets, and its peering."""
+    """The encrypted secrets and the peering of a peer, by which its code is evaluated."""
 
     username: str
     secret: str | None
@@ -95,15 +95,15 @@ class Attempt(NamedTuple):
         peer: The peer's name.
         kind: ``audience`` or ``plain``.
         matches: Takes the account (None if there is none) and a range of steps, and returns the
-            steps in which the code is right, in any order. Call it for each attempt that no limit
-            holds, whatever else is known, so that the time taken tells nothing.
+            steps in which the code is valid, in any order. Call it for each attempt that no limit
+            ends, whatever else is known. Otherwise the time would reveal something.
         own: Whether the attempt is made by somebody who is authenticated as the peer. It counts for
             people only.
-        first: Whether it spends a person's first code, which was found to be right. No lock of the
-            other lanes holds it.
-        named: The account that the caller named, where another name is counted in its place.
-        unfit: Why no code of that account can be right; for the audit.
-        guard: For ``record_decision``, where the ledger is the user's own.
+        first: Whether it spends a person's first code, after that code was found valid. Locks of
+            other lanes don't apply to it.
+        named: The account that the caller named, if another name is counted instead.
+        unfit: Why no code of that account can be valid; for the audit.
+        guard: For ``record_decision``, if the ledger isn't one of pipelit-agents.
     """
 
     verifier: str
@@ -118,14 +118,14 @@ class Attempt(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """What a ledger decided; the true reason is in the audit only.
+    """The decision of a ledger. Only the audit has the true reason.
 
     Attributes:
-        verdict: The code is accepted or rejected; or it wasn't evaluated, because of the limit of a
-            minute (``limited``) or a lock (``locked``).
-        at: When, by the ledger's clock, Unix seconds.
+        verdict: ``accepted`` or ``rejected``. Or the code wasn't evaluated, because of the limit
+            for one minute (``limited``) or a lock (``locked``).
+        at: The time by the ledger's clock, in Unix seconds.
         step: The time step of an accepted code; it can't be used again.
-        retry_after: Seconds to wait, where the code wasn't evaluated.
+        retry_after: Seconds to wait if the code wasn't evaluated.
     """
 
     verdict: Verdict

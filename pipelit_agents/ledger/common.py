@@ -33,10 +33,10 @@ class Ledger(Protocol):
         """
 
     def check(self) -> str:
-        """Make sure that it can count, and return where, without a password.
+        """Check that the ledger can count, and return its address without a password.
 
         Raises:
-            LedgerUnavailable: It can't be reached, or refuses.
+            LedgerUnavailable: It can't be reached, or it refuses.
         """
 
     def close(self) -> None:

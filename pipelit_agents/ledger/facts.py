@@ -32,21 +32,22 @@ _LANES: Final = {
 
 
 class Facts(NamedTuple):
-    """What the database says about an attempt, but for what was counted in its lane.
+    """The facts about an attempt that are in the database, without the counts of its lane.
 
     Attributes:
-        now: The moment by the ledger's clock, Unix seconds.
+        now: The time by the ledger's clock, in Unix seconds.
         peer: The peer's account, the class of the lane, and why no code is accepted.
         lane: The kind and the subject of the lane in which the attempt counts. With the peer's name
             they name one lane.
-        unlocks: Grows whenever this lane is unlocked. Where a ledger has counted under
-            another number, it applies ``Rules.unlocked`` before it decides.
-        generation: Grows with each secret of the peer. What was spent under a smaller number was
-            spent of the secret before, so ``Spent(step=s)`` becomes ``Spent(previous=s)``.
-        spent: What was spent, whichever ledger counted.
-        ahead: What was spent while the clock was ahead, for ``State.ahead``.
-        database_id: The database's own name. Where several databases may share what a ledger counts
-            in, it belongs into each key.
+        unlocks: A number that grows whenever this lane is unlocked. A ledger that has counted under
+            another number applies ``Rules.unlocked`` before it decides.
+        generation: A number that grows with each new secret of the peer. A step that was spent
+            under a smaller number belongs to the previous secret, so ``Spent(step=s)`` becomes
+            ``Spent(previous=s)``.
+        spent: The spent steps, whichever ledger counted.
+        ahead: The steps that were spent while the clock was ahead, for ``State.ahead``.
+        database_id: The database's own id. If several databases count in one store, include it in
+            each key.
     """
 
     now: float

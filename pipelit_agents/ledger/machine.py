@@ -191,7 +191,7 @@ def last_forgotten(
         row: With ``boot_id``, ``changed_at`` and ``clock_offset`` as they are in the database.
         life: What tells one life of the machine from another.
         verifier: The verifier, for the audit.
-        now: By the ledger's clock, Unix seconds.
+        now: The time by the ledger's clock, in Unix seconds.
         window: How many steps a code may be ahead of the clock: so much of the future may have
             been spent too.
     """

@@ -24,10 +24,10 @@ _METHODS: Final = ("decide", "check", "close")
 
 @dataclass(frozen=True, slots=True)
 class LedgerContext:
-    """What a ledger is made of.
+    """What a ledger needs to decide.
 
     Attributes:
-        database: Where the accounts, the audit and the durable part of every ledger are.
+        database: The database with the accounts, the audit and the durable part of every ledger.
         policy: The limits.
         clock: The ledger's clock, Unix seconds; None for the clock of the server that counts, so
             that all processes share one.
@@ -63,7 +63,7 @@ class OpenedLedger:
     """The ledger of one ``Pipelit``, made at first use and once.
 
     Args:
-        context: What a ledger is made of.
+        context: What a ledger needs to decide.
         redis_url: Returns the address of a Redis, or an empty string.
         factory: Makes a ledger of the user's own.
     """

@@ -94,7 +94,7 @@ class Script:
         """Ask the server something.
 
         Raises:
-            RedisUnusable: It can't be reached, or refuses.
+            RedisUnusable: It can't be reached, or it refuses.
         """
         with named_errors(self._url):
             self.client.info("server")

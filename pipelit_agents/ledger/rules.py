@@ -48,14 +48,14 @@ _LONGEST_FORGIVEN: Final = YEAR * _AT_ONCE / (1 - _AT_ONCE)
 
 
 class Lane(NamedTuple):
-    """What was counted in one lane.
+    """The counts of one lane.
 
     Attributes:
-        in_a_row: Failures since the last right code. The end of a lock doesn't change it.
-        recent: The moments of the failures of the last minute, Unix seconds, ascending.
+        in_a_row: Failures since the last valid code. The end of a lock doesn't change this number.
+        recent: The times of the failures of the last minute, in Unix seconds, ascending.
         locked_until: The end of its lock.
-        whole_at: When the lane would have its whole yearly allowance of wrong guesses again. Each
-            wrong guess moves it on. Nothing else changes it: no right code, unlock or new secret.
+        whole_at: The time at which the lane has its whole yearly allowance of wrong guesses again.
+            Each wrong guess moves it. A valid code, an unlock or a new secret doesn't.
     """
 
     in_a_row: int = 0
@@ -68,8 +68,8 @@ class Spent(NamedTuple):
     """The last time steps that were spent.
 
     Attributes:
-        step: Of the present secret; -1 where none was.
-        previous: Of the secret before it, whose codes may be good for a while.
+        step: The last one of the current secret; -1 if there is none.
+        previous: The last one of the previous secret, whose codes may be valid for a while.
     """
 
     step: int = -1
@@ -105,15 +105,15 @@ class State(NamedTuple):
 
 
 class Ruling(NamedTuple):
-    """What follows from one attempt.
+    """The result of one attempt.
 
     Attributes:
-        verdict: The decision, as the caller gets it.
+        verdict: The decision that the caller gets.
         reason: The true reason, for the audit.
-        lane: What is counted from now on.
-        spent: What is spent from now on.
+        lane: The new counts of the lane.
+        spent: The new spent steps.
         step: The step of an accepted code.
-        retry_after: Seconds to wait, where the verdict is a wait.
+        retry_after: Seconds to wait, if the code wasn't evaluated.
         first_lock: Whether this failure locked the lane for the first time.
     """
 
@@ -127,11 +127,11 @@ class Ruling(NamedTuple):
 
 
 class Peer(NamedTuple):
-    """What is known about the peer of an attempt.
+    """The peer of an attempt.
 
     Attributes:
-        account: Its secrets; None where there is none.
-        unfit: Why no code of it is accepted; empty where one may be.
+        account: Its secrets; None if there is no such account.
+        unfit: Why no code of it can be accepted; empty if one can.
         lanes: The class of the lane that the attempt counts in.
     """
 
@@ -161,7 +161,7 @@ class Rules:
             self._longest_debts[lanes] = (forgiven + 2 * tries) * cost
 
     def cost(self, lanes: LaneClass) -> float:
-        """Return by how many seconds a wrong guess moves ``Lane.whole_at`` on."""
+        """Return the number of seconds by which a wrong guess moves ``Lane.whole_at``."""
         return self._costs[lanes]
 
     def longest_debt(self, lanes: LaneClass) -> float:
@@ -169,24 +169,24 @@ class Rules:
         return self._longest_debts[lanes]
 
     def lock_of(self, in_a_row: int) -> float:
-        """Return how long the lock after so many failures in a row lasts, in seconds."""
+        """Return the duration of the lock after a number of failures in a row, in seconds."""
         doublings = min(max(0, in_a_row - self.policy.lock_after), _MOST_DOUBLINGS)
         return min(self.policy.lock_seconds * 2.0**doublings, self.policy.longest_lock_seconds)
 
     def lock_end(self, in_a_row: int, now: float) -> float:
-        """Return the end of the lock that a failure sets; 0 where it sets none.
+        """Return the end of the lock that a failure sets; 0 if it sets none.
 
         Args:
             in_a_row: Failures in a row, with this one.
-            now: By the ledger's clock, Unix seconds.
+            now: The time by the ledger's clock, in Unix seconds.
         """
         return now + self.lock_of(in_a_row) if in_a_row >= self.policy.lock_after else 0.0
 
     def seen(self, lane: Lane, now: float, lanes: LaneClass) -> Lane:
-        """Return a lane as it counts at a moment, whatever the clock said when it was written.
+        """Return a lane as it applies now, whatever the clock was when it was written.
 
-        A clock that was ahead left moments in the future. None of them holds for longer than if it
-        had been written now.
+        A clock that was ahead may have written times in the future. None of them has an effect for
+        longer than if it had been written now.
         """
         recent = tuple(min(at, now) for at in lane.recent if at > now - 60)
         locked_until = lane.locked_until
@@ -198,31 +198,31 @@ class Rules:
         return Lane(lane.in_a_row, recent, locked_until, whole_at)
 
     def forgives(self, lane: Lane, now: float) -> bool:
-        """Return whether a right code, an unlock or a new secret ends the lane's count."""
+        """Return whether a valid code, an unlock or a new secret resets the count of the lane."""
         return lane.whole_at <= now + _LONGEST_FORGIVEN
 
     def bears(self, guesses: int, lane: Lane, now: float, lanes: LaneClass) -> bool:
-        """Return whether a lane has so many wrong guesses of its year left, beside its locks.
+        """Return whether a lane has a number of wrong guesses left in its year, beside its locks.
 
-        Of a lane that hasn't, a code is evaluated after each lock, and under the present secret
-        alone: while an overlap lasts, a guess may hit the code of either of two secrets.
+        If it hasn't, a code is evaluated only after each lock, and only under the current secret.
+        During an overlap, a guess could match the code of either of two secrets.
         """
         return self.wait(guesses, lane, now, lanes) <= 0
 
     def wait(self, guesses: int, lane: Lane, now: float, lanes: LaneClass) -> float:
-        """Return the seconds until a lane ``bears`` so many guesses; 0 or less for now."""
+        """Return the seconds until a lane ``bears`` a number of guesses; 0 or less for now."""
         return max(lane.whole_at, now) + guesses * self._costs[lanes] - now - _LONGEST_FORGIVEN
 
     def charged(self, lane: Lane, now: float, lanes: LaneClass, guesses: int = 1) -> float:
-        """Return ``whole_at`` of a lane after so many wrong guesses."""
+        """Return ``whole_at`` of a lane after a number of wrong guesses."""
         return max(lane.whole_at, now) + guesses * self._costs[lanes]
 
     def unlocked(self, lane: Lane, now: float, lanes: LaneClass) -> Lane:
         """Return a lane after an unlock, or under a new secret of the peer.
 
-        The count of failures ends as it does after a right code: not where the year's guesses are
-        used up. Otherwise frequent unlocks or rotations would give a guesser more guesses than
-        a year may have.
+        The count of failures is reset as it is after a valid code, but not if the guesses of the
+        year are used up. Otherwise frequent unlocks or rotations would give a guesser more
+        guesses than the policy allows in a year.
 
         What was written while the clock was ahead is repaired. Then nobody knows what the lane has
         left, so it has nothing left to give but this one unlock, and gets it back in time.
@@ -237,7 +237,7 @@ class Rules:
         return Lane(whole_at=whole_at) if self.forgives(lane, now) else lane
 
     def held(self, lane: Lane, spent: Spent, now: float) -> Ruling | None:
-        """Return why a lane, as ``seen``, evaluates no code now; None where it does."""
+        """Return why a lane, as ``seen``, evaluates no code now; None if it does."""
         if lane.locked_until > now:
             return Ruling("locked", "lane locked", lane, spent, retry_after=lane.locked_until - now)
         most = self.policy.failures_per_minute
@@ -262,14 +262,15 @@ class Rules:
 
         Args:
             lane: As ``seen``.
-            spent: What was spent; of a verifier's audience codes, or of all plain codes.
-            found: What was found out about the code.
+            spent: The spent steps: of a verifier's audience codes, or of all plain codes.
+            found: The steps in which the code is valid.
             now: By the ledger's clock.
-            forgotten: The last step that may have been spent without the ledger's knowing.
+            forgotten: The last step that may have been spent in commits that were lost.
             lanes: The class of the lane.
-            was_expired: Tells whether the code was right a few minutes ago. It is called at each
-                refusal, whatever its reason, because it takes time.
-            secrets: How many secrets the code was compared with; a guess may hit either of two.
+            was_expired: Returns whether the code was valid a few minutes ago. It is called at each
+                refusal, whatever the reason, so that all refusals take the same time.
+            secrets: The number of secrets that the code was compared with. A guess may match
+                either of two.
         """
         step = max(
             (*_unspent(found.steps, spent.step), *_unspent(found.previous, spent.previous)),
@@ -308,8 +309,8 @@ class Rules:
             lane: As ``seen``.
             spent: What was spent.
             reason: The true reason.
-            now: By the ledger's clock, Unix seconds.
-            cost: By how many seconds it moves ``Lane.whole_at`` on; 0 if it was no guess.
+            now: The time by the ledger's clock, in Unix seconds.
+            cost: The number of seconds by which it moves ``Lane.whole_at``; 0 if it was no guess.
         """
         in_a_row = lane.in_a_row + 1
         recent, locked_until = (*lane.recent, now), lane.locked_until
@@ -362,8 +363,8 @@ def decide(
         attempt: The attempt. Its code is compared, unless a limit holds it.
         peer: What is known about the peer.
         rules: The limits.
-        now: By the ledger's clock, Unix seconds.
-        forgotten: The last step that may have been spent without the ledger's knowing. No code of
+        now: The time by the ledger's clock, in Unix seconds.
+        forgotten: The last step that may have been spent in commits that were lost. No code of
             that step or an earlier one is accepted.
 
     Returns:
@@ -397,7 +398,7 @@ def compared(
         account: The peer's.
         rules: The limits.
         lane: In which the attempt counts, as ``Rules.seen``.
-        now: By the ledger's clock, Unix seconds.
+        now: The time by the ledger's clock, in Unix seconds.
         lanes: The class of the lane.
     """
     if account is None or account.previous is None:
@@ -481,7 +482,7 @@ def clock_trouble(row: LedgerRow, rules: Rules, now: float, *, person: bool) -> 
     Args:
         row: The row.
         rules: The limits.
-        now: By the ledger's clock, Unix seconds.
+        now: The time by the ledger's clock, in Unix seconds.
         person: Whether the row is about a person.
     """
     if max(row.spent_step, row.spent_previous) > last_step(now, rules.policy.window):

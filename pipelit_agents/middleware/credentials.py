@@ -159,7 +159,7 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
 
     @property
     def model(self) -> BaseChatModel:
-        """The model without its key, for whatever calls a model in a running node or tool."""
+        """The model without its key, for other code that runs in a node or a tool."""
         self._taken = True
         return self._keyless
 

@@ -11,13 +11,13 @@ START: Final = 1_800_000_000.0
 
 
 class Clock:
-    """A clock that moves only when a test turns it; ``Pipelit(clock=…)`` takes it.
+    """A clock that moves only when a test moves it. Pass it as ``Pipelit(clock=…)``.
 
     Args:
-        now: The first moment, Unix seconds.
+        now: The time at which it begins, in Unix seconds.
 
     Attributes:
-        now: The present moment, Unix seconds; it can be set.
+        now: The current time in Unix seconds. You can set it.
     """
 
     def __init__(self, now: float = START) -> None:
@@ -28,15 +28,15 @@ class Clock:
         return self.now
 
     def advance(self, seconds: float) -> None:
-        """Turn the clock on, or back by a negative number.
+        """Move the clock forward, or back by a negative number.
 
         Args:
-            seconds: By how much. A time step of a code has 30 seconds.
+            seconds: The number of seconds. A time step of a code has 30.
         """
         self.now += seconds
 
     def sleep(self, seconds: float) -> None:
-        """Turn the clock on instead of waiting; ``Pipelit`` calls this for a code's next step.
+        """Move the clock forward instead of waiting, when ``Pipelit`` waits for a time step.
 
         Args:
             seconds: By how much.

@@ -34,7 +34,7 @@ __all__ = [
 
 
 class FakeCredential(Protocol):
-    """What the fixture ``fake_credential`` returns."""
+    """The function that the fixture ``fake_credential`` returns."""
 
     def __call__(
         self,

@@ -24,7 +24,7 @@ __all__ = ["assert_no_leak"]
 
 
 def assert_no_leak(value: Any, pipelit: Pipelit) -> None:
-    """Fail if a value holds the plaintext of a credential, in any form that the leak guard knows.
+    """Fail if a value contains a credential's plaintext, in any form that the leak guard finds.
 
     Searches for all credentials that are stored in the database, and for those that are open in
     this process. For this it decrypts all of them and writes no entry to the audit: use it with a
@@ -32,8 +32,8 @@ def assert_no_leak(value: Any, pipelit: Pipelit) -> None:
 
     Args:
         value: A graph's state, messages, log records (``caplog.records``), text, bytes, or any
-            object or container of them. Of a ``pathlib.Path`` the content of that file is
-            searched, or of all files in that folder.
+            object or container of them. Of a ``pathlib.Path``, it searches that
+            file, or all files in that folder.
         pipelit: Where the credentials are stored.
 
     Raises:

@@ -248,13 +248,13 @@ def _fill(pipelit: Pipelit) -> None:
 
 
 class LedgerParts:
-    """What the tests of a ledger work with, for tests of your own beside them.
+    """The parts that the tests of a ledger use, for tests of your own beside them.
 
     Attributes:
         pipelit: With the ledger that is tested. ``alice`` owns ``agent_peer``, ``agent_verifier``
             and ``agent_colleague``, and ``bob`` owns ``agent_stranger`` and ``agent_other``.
             ``alice`` has no second factor until ``enrol``.
-        clock: The clock, to be turned.
+        clock: The clock, which the tests move.
         policy: The limits.
     """
 
@@ -278,7 +278,7 @@ class LedgerParts:
         self._stack.close()
 
     def another(self) -> Pipelit:
-        """Make what a second process would make."""
+        """Make a Pipelit as a second process would make it."""
         watched = WatchedLedger(self._suite.make_ledger)
         made = Pipelit(
             database_url=self._url,
@@ -296,7 +296,7 @@ class LedgerParts:
         return self._watched[self.pipelit]
 
     def stop_comparing(self) -> None:
-        """Allow the ledger to refuse what the database's would accept."""
+        """Allow the ledger to refuse a code that the database's ledger would accept."""
         for each in self._watched.values():
             each.compared = False
 
@@ -307,7 +307,7 @@ class LedgerParts:
         self.pipelit.mfa.confirm("alice", self.person_code())
 
     def person_code(self, ahead: int = 0) -> str:
-        """Return the present code of ``alice``, or one of so many steps ahead."""
+        """Return the current code of ``alice``, or one that is a number of steps ahead."""
         return otp.totp(self._secret, self.clock() + ahead * PERIOD)
 
     def restart(self) -> None:
@@ -323,7 +323,7 @@ class LedgerParts:
         peer: str = "agent_peer",
         ahead: int = 0,
     ) -> str:
-        """Return the present code of a peer, or one of so many steps ahead."""
+        """Return the current code of a peer, or one that is a number of steps ahead."""
         audience = None if plain else verifier
         self.clock.advance(ahead * PERIOD)
         try:
@@ -339,7 +339,7 @@ class LedgerParts:
         verifier: str = "agent_verifier",
         peer: str = "agent_peer",
     ) -> Verification:
-        """Verify a code; by default the present one."""
+        """Verify a code; by default the current one."""
         if code is None:
             code = self.code(plain=plain, verifier=verifier, peer=peer)
         kind: CodeKind = "plain" if plain else "audience"
@@ -348,7 +348,7 @@ class LedgerParts:
     def guess(
         self, *, plain: bool = False, verifier: str = "agent_verifier", peer: str = "agent_peer"
     ) -> VerificationError:
-        """Show a wrong code, and return the refusal."""
+        """Verify a wrong code, and return the refusal."""
         code = PLAIN_WRONG if plain else WRONG
         with pytest.raises(VerificationError) as caught:
             self.verify(code, plain=plain, verifier=verifier, peer=peer)
@@ -367,7 +367,7 @@ class LedgerParts:
         return newest.action, newest.outcome, newest.reason
 
     def together(self, code: str) -> int:
-        """Show a code in several threads at once, and return how many were accepted."""
+        """Verify a code in several threads at once, and return how many were accepted."""
         ready = threading.Barrier(TOGETHER)
         verifier: Agent = self.pipelit.agent("agent_verifier")
 

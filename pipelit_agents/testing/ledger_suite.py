@@ -38,11 +38,11 @@ class LedgerSuite:
     attempt by the same rules.
 
     Inherit from it in a test file, in a class whose name begins with ``Test``, and write
-    ``make_ledger``. Each test makes an empty database; override the fixture
-    ``ledger_database_url`` to test on another than SQLite.
+    ``make_ledger``. Each test makes an empty database. Override the fixture
+    ``ledger_database_url`` to test on a database other than SQLite.
 
     A "restart" in these tests is a second ledger of ``make_ledger`` on the same database, as a
-    second process would make it. What the ledger counts in has to outlive the first.
+    second process would make it. The store of the ledger has to outlive the first one.
 
     Example:
         ```python
@@ -61,7 +61,7 @@ class LedgerSuite:
         """Make the ledger that is tested; override it.
 
         Args:
-            context: The database, the policy, and a clock that the tests turn.
+            context: The database, the policy, and a clock that the tests move.
         """
         raise NotImplementedError(
             "write make_ledger(self, context) in the class that inherits from LedgerSuite"
