@@ -460,7 +460,7 @@ class CommonSecretWarning(UserWarning):
 
 
 class UnknownAccountWarning(UserWarning):
-    """A credential's ``allow`` names what is no account, so nobody opens it by that name."""
+    """A name in a credential's ``allow`` isn't an account, so nobody opens it by that name."""
 
 
 class UnusedCredentialWarning(UserWarning):

@@ -139,7 +139,7 @@ class Credentials:
             CommonSecretWarning: A secret is a single ordinary word, or digits in a row. A part
                 like this isn't searched for. A whole secret is, so ordinary text that contains it
                 is refused.
-            UnknownAccountWarning: ``allow`` names what is no account.
+            UnknownAccountWarning: ``allow`` names something that isn't an account.
 
         Returns:
             The displayable description, with the names of the parts that are searched for.

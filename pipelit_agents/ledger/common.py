@@ -51,7 +51,7 @@ def record_decision(
     *,
     locked: LaneKind | None = None,
 ) -> Decision:
-    """Count, spend and audit what a ledger of your own decided, in the transaction that decides.
+    """Count, spend and audit the decision of a ledger of your own, in its transaction.
 
     Every ledger's lanes and spent steps are kept in the database too, under the same rules. So a
     ledger of your own can refuse more than the database's, and never less: where it accepts a code

@@ -103,7 +103,7 @@ def _reading(now: str, kind: CodeKind) -> Query[_Read]:
 def read_facts(
     database: Database, connection: Open, attempt: Attempt, clock: Callable[[], float] | None
 ) -> Facts:
-    """Read what the database says about an attempt, in the transaction that decides.
+    """Read the facts about an attempt, in the transaction that decides.
 
     Args:
         database: The database.
@@ -112,7 +112,7 @@ def read_facts(
         clock: As in ``LedgerContext``.
 
     Raises:
-        LedgerUnavailable: The database has lost its name.
+        LedgerUnavailable: The row with the database's id is missing.
     """
     statement = _reading(database.server_clock, attempt.kind)
     names = {"verifier": attempt.verifier, "peer": attempt.peer}

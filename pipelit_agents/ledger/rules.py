@@ -91,10 +91,10 @@ class Found(NamedTuple):
 
 
 class State(NamedTuple):
-    """What a ledger keeps for one attempt.
+    """The state that a ledger stores for one attempt.
 
     Attributes:
-        lane: What was counted in the lane of the attempt.
+        lane: The counts of the lane of the attempt.
         spent: What was spent; of a verifier's audience codes, or of all plain codes of the peer.
         ahead: The steps that were spent while the clock was ahead, as ``as_ranges``.
     """
@@ -359,16 +359,16 @@ def decide(
     """Decide one attempt.
 
     Args:
-        state: What was counted and spent until now.
-        attempt: The attempt. Its code is compared, unless a limit holds it.
-        peer: What is known about the peer.
+        state: The counts and spent steps until now.
+        attempt: The attempt. Its code is compared, unless a limit ends the attempt first.
+        peer: The facts about the peer.
         rules: The limits.
         now: The time by the ledger's clock, in Unix seconds.
         forgotten: The last step that may have been spent in commits that were lost. No code of
             that step or an earlier one is accepted.
 
     Returns:
-        The state to keep from now on, and what follows from the attempt.
+        The new state, and the result of the attempt.
     """
     lane, window = rules.seen(state.lane, now, peer.lanes), rules.policy.window
     ruling = rules.held(lane, state.spent, now)

@@ -243,7 +243,7 @@ class SqlLedger:
         )
 
     def check(self) -> str:
-        """Return where it counts. Whether the database can be reached shows when it is used."""
+        """Return where it counts. It doesn't connect to the database."""
         return "the database"
 
     def close(self) -> None:

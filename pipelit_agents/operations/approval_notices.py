@@ -58,7 +58,7 @@ class ApprovalNotice:
         tool: The tool whose call waits; empty for a question that isn't about a call.
         agent: The username of the agent that calls it, or an empty string.
         thread: The LangGraph thread, or an empty string.
-        asked_by: For whom the question was asked.
+        asked_by: The requester of the question.
         approvers: The people who may answer now.
         at_least: How many of them have to approve.
         expires_at: When the question ends, UTC.
@@ -88,11 +88,11 @@ class ApprovalNotice:
 
 @dataclass(frozen=True, slots=True)
 class NoticeResult:
-    """What became of one notice.
+    """The result of one notice.
 
     Attributes:
         id: The question's id.
-        step: The step whose people were to be notified.
+        step: The step of the question whose people were notified.
         attempt: The number of the attempt, from 1.
         delivered: Whether the receiver has the notice.
         reason: Why it hasn't, and what to do; empty if it has.
@@ -252,14 +252,14 @@ class ApprovalNotices:
         """Send all notices that are due: new ones, repeated ones, and those of escalations.
 
         These are the notices of all questions that wait, whoever asked them. The requesters take
-        turns, and of one requester those with fewer attempts come first, the older ones before the
-        newer ones. After three failures in a row the rest waits for the next call.
+        turns. Of one requester, notices with fewer attempts come first, and older ones before newer
+        ones. After three failures in a row, the rest waits for the next call.
 
         Args:
             on_request: A function of an `ApprovalNotice`, or a `Webhook`.
 
         Returns:
-            What became of each, in the order of sending; empty if none was due.
+            The result of each, in the order of sending; empty if none was due.
 
         Raises:
             TypeError: ``on_request`` is neither a function nor a `Webhook`.

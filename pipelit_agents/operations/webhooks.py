@@ -114,7 +114,7 @@ class Webhook:
 
     @property
     def fingerprint(self) -> str:
-        """A digest of the address, which says nothing of a token in it."""
+        """A digest of the address, which reveals no token in it."""
         return sha256(b"pipelit-agents webhook\0" + self.url.encode()).hexdigest()
 
     def __repr__(self) -> str:
