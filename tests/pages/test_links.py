@@ -47,7 +47,7 @@ LINK = re.compile(
 )
 HEADING = re.compile(r"^#{1,6} +(.+?) *#*$", re.MULTILINE)
 NAMED = re.compile(r"<a (?:id|name)=\"([^\"]+)\"|\bid=\"([^\"]+)\"|\{:? ?#([\w-]+)")
-INCLUDED = re.compile(r"^--8<-- \"([^\":]+)", re.MULTILINE)
+INCLUDED = re.compile(r"^--8<-- \"([^\":]+):?([^\"]*)\"", re.MULTILINE)
 
 
 @cache
@@ -71,8 +71,11 @@ def links(text: str) -> Iterator[str]:
 def anchors(file: Path, site: bool) -> frozenset[str]:
     """The anchors of a page on the site, or on GitHub."""
     text = text_of(file)
-    for included in INCLUDED.findall(text):
-        text += "\n" + (ROOT / included).read_text()
+    for included, part in INCLUDED.findall(text):
+        inside = (ROOT / included).read_text()
+        if part:
+            inside = inside.split(f"[start:{part}]")[1].split(f"[end:{part}]")[0]
+        text += f"\n{inside}"
     found: list[str] = []
     for heading in HEADING.findall(re.sub(r"^( *)```.*?^\1```$", "", text, flags=re.DOTALL | re.M)):
         words = re.sub(r"\]\([^)]*\)|[`*\[\]]|\{[^}]*\}", "", heading).strip()
