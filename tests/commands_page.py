@@ -14,7 +14,7 @@ PAGE = Path(__file__).parent.parent / "docs" / "commands.md"
 HEAD = """# Commands
 
 Written by `make commands` from the help texts of `pipelit-agents`, which reads its
-[settings](reference/settings.md) from the environment or from `.env`. Secrets are never arguments:
+[settings](index.md#settings) from the environment or from `.env`. Secrets are never arguments:
 they are asked for at a hidden prompt, or read from standard input. Exit code 1 means that something
 was refused or isn't well, 2 that a command was typed wrongly.
 """
