@@ -110,7 +110,7 @@ def test_a_page_says_what_it_has(page: str) -> None:
     """Before the names there is a sentence."""
     title, _, rest = PAGES[page].partition("\n")
     assert title.startswith("# ")
-    assert re.match(r"\n[A-Z`].*\.", rest)
+    assert re.match(r"\n[A-Z`][^:]*\.", rest)
 
 
 def test_every_public_name_is_described() -> None:
