@@ -2,8 +2,9 @@
 
 The reader is in a folder in which README's set-up was typed. A page may have:
 
-- `sh` blocks. `pip install` lines aren't typed: what they name has to be installed here. Lines that
-  start with `pipelit-agents` are typed. Other commands need a test of the page's own.
+- `sh` blocks. `pip install` lines aren't typed: what they name has to be installed here, as after
+  `pip install` in a sentence. Lines that start with `pipelit-agents` are typed. Other commands
+  need a test of the page's own.
 - files: `python` blocks whose first line is a path in a comment, such as `# child.py`, and blocks
   in any language after a line that is a path and a colon, such as "`langgraph.json`:".
 - other `python` blocks: one program, typed in pieces. A name that a block defines is known to those
@@ -45,6 +46,7 @@ _FENCE = re.compile(
     r"^(?P<indent> *)```(?P<language>[^\n`]*)\n(?P<code>.*?)^(?P=indent)```$",
     re.DOTALL | re.MULTILINE,
 )
+_INLINE = re.compile(r"`(pip install [^`\n]+)`")
 _FILE = re.compile(r"# ([\w./-]+\.py)\n")
 _OURS = ("FIELD_", "PIPELIT_", "LANGSMITH_", "LANGGRAPH_", "LANGCHAIN_", "OPENAI_", "ANTHROPIC_")
 # Types the pieces as one program, and marks where each ends.
@@ -166,6 +168,8 @@ def read(name: str, replaced: Mapping[str, str] | None = None, *, folder: Path =
             for line in block.code.replace("\\\n", " ").splitlines():
                 _add_command(page, line)
         previous = "file" if block.path else block.language
+    for command in _INLINE.findall(text):
+        _add_command(page, command)
     return page
 
 
@@ -177,6 +181,8 @@ def installs(text: str) -> list[str]:
             for line in block.code.replace("\\\n", " ").splitlines():
                 if "pip install" in line:
                     _add_command(page, line)
+    for command in _INLINE.findall(text):
+        _add_command(page, command)
     return page.installs
 
 
