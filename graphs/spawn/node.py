@@ -54,8 +54,8 @@ def spawn_and_await(
 
     The node reads ``state["tasks"]``, a list of ``{"agent": …, "input": …}``; a task may also name
     the ``credentials`` that its child needs. It writes
-    ``state["results"]``, one ``SpawnResult`` a task in the same order. Declare both keys in
-    the graph's state: LangGraph silently drops undeclared keys. The node emits
+    ``state["results"]``, one ``SpawnResult`` for each task, in the same order. Declare both
+    keys in the graph's state: LangGraph silently drops undeclared keys. The node emits
     ``{"type": "pipelit.spawn", "event": …, "agent": …, "index": …}`` on LangGraph's custom stream,
     with the event spawned, running, verified, refused or failed.
 
