@@ -48,9 +48,9 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# The package, and the Python blocks of the documentation with it.
+# The package, the examples, and the Python blocks of the documentation.
 types: $(READY)
-	$(BIN)/python tests/support/typed_pages.py
+	$(BIN)/python tests/support/typed_pages.py examples/*/*.py examples/*/*/*.py
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

@@ -1,6 +1,6 @@
-"""Check the types of the package and of the pages' Python blocks: ``make types`` runs this.
+"""Check the types of the package, of files and of the pages' blocks: ``make types`` runs this.
 
-One run of mypy does both, as the pages import what the package imports. A block is on the lines
+One run of mypy does all, as the pages import what the package imports. A block is on the lines
 that it has on its page. The package is checked as strictly as ``pyproject.toml`` says; on a page, a
 function needs no types.
 """
@@ -95,12 +95,12 @@ def _bound(code: str) -> set[str]:
     return {each.get_name() for each in symbols if each.is_assigned() or each.is_imported()}
 
 
-def check(pages: Sequence[Path], *package: str, folder: Path = FOLDER) -> list[str]:
-    """Check pages, and a package with them; what mypy says, with the pages' lines and blocks.
+def check(pages: Sequence[Path], *others: str, folder: Path = FOLDER) -> list[str]:
+    """Check pages, and others with them; what mypy says, with the pages' lines and blocks.
 
     Args:
         pages: The pages.
-        package: Names of packages of ours.
+        others: Packages and files.
         folder: Where the pages' modules are written.
     """
     shutil.rmtree(folder, ignore_errors=True)
@@ -110,7 +110,7 @@ def check(pages: Sequence[Path], *package: str, folder: Path = FOLDER) -> list[s
         for name, code in modules_of(page).items():
             (folder / f"{name}.py").write_text(code)
             homes[name] = page
-    command = [sys.executable, "-m", "mypy", "--no-error-summary", *package, str(folder)]
+    command = [sys.executable, "-m", "mypy", "--no-error-summary", *others, str(folder)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.stderr:
         raise RuntimeError(done.stderr)
@@ -139,7 +139,7 @@ def _on_page(line: str, homes: dict[str, Path]) -> str:
 
 def main() -> int:
     """Check everything, and print what is wrong."""
-    problems = check(pages_with_code(), *PACKAGE)
+    problems = check(pages_with_code(), *PACKAGE, *sys.argv[1:])
     print(*problems, sep="\n", end="\n" if problems else "")
     print("mypy has found errors." if problems else "mypy has found no errors.")
     return bool(problems)
