@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import json
 import re
@@ -10,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Annotated, Final, NoReturn, ParamSpec, TypeVar
+from typing import Annotated, Final, NoReturn, ParamSpec, TypeVar
 
 import typer
 
@@ -19,25 +18,26 @@ from pipelit_agents._words import has_code_form, is_wordy
 from pipelit_agents.errors import PipelitError
 from pipelit_agents.protocol.usernames import is_username
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
 __all__ = [
     "AsJson",
     "Yes",
     "at_a_terminal",
     "confirm",
     "duration",
+    "encodable",
     "hand_over",
     "may_be_typed_secret",
+    "moment",
+    "plain",
+    "print_once",
     "read_secret",
     "read_secrets",
     "reporting",
     "safe",
     "show",
-    "show_table",
     "typed_words",
     "unsaid",
+    "worded",
 ]
 
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -57,9 +57,27 @@ Yes = Annotated[
     bool,
     typer.Option("--yes", "-y", help="Don't ask for confirmation; required without a terminal."),
 ]
-# Characters; the minimum width of a column that is folded.
-_MIN_COLUMN_WIDTH: Final = 12
-ONCE: Final = "Shown once; it can't be shown again."
+# What a field without a value means, where "none" would say too little.
+_BLANK: Final[Mapping[str, str]] = {
+    "allow": "anyone",
+    "audience": "anyone",
+    "created_by": "unknown",
+    "expires_at": "never",
+    "last_used_at": "never",
+    "locked_until": "not locked",
+    "owner": "nobody",
+    "person": "nobody; it is shared",
+    "purpose": "not set",
+    "revoked_at": "never",
+}
+_LABELS: Final[Mapping[str, str]] = {
+    "allow": "who may open it",
+    "api_key": "API key",
+    "peering_uri": "peering URI",
+    "provisioning_uri": "provisioning URI",
+    "qr_code": "QR code",
+    "set_up_token": "set-up token",
+}
 
 
 def reporting(command: Callable[P, R]) -> Callable[P, R]:
@@ -89,14 +107,54 @@ def show(
         once: The names of fields that are secrets and are shown only once.
     """
     if as_json:
-        typer.echo(json.dumps({key: _plain(value) for key, value in fields.items()}, indent=2))
+        typer.echo(json.dumps({key: plain(value) for key, value in fields.items()}, indent=2))
         return
     if title:
         typer.echo(safe(title))
     for key, value in fields.items():
-        # One line of plain text, however long: a wrapped key can't be copied.
-        note = f"   ({ONCE})" if key in once else ""
-        typer.echo(f"  {key.replace('_', ' ')}: {safe(_text(value))}{note}")
+        said = safe(f"  {label_of(key)}: {worded(key, value)}")
+        if key in once:
+            # One line of plain text, however long: a wrapped key can't be copied.
+            typer.echo(said)
+        else:
+            print_wrapped(said)
+    if once:
+        print_once([label_of(key) for key in once])
+
+
+def print_wrapped(text: str, *, err: bool = False) -> None:
+    """Print a line of text; a terminal gets it in lines that fit, broken between words."""
+    stream = sys.stderr if err else sys.stdout
+    text = encodable(text, getattr(stream, "encoding", None))
+    if not stream.isatty():
+        typer.echo(text, err=err)
+        return
+    import shutil
+    import textwrap
+
+    indent = " " * (len(text) - len(text.lstrip()) + 2)
+    for line in textwrap.wrap(
+        text,
+        shutil.get_terminal_size().columns,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    ):
+        typer.echo(line, err=err)
+
+
+def print_once(labels: Sequence[str]) -> None:
+    """Print that secrets won't be shown again."""
+    if len(labels) == 1:
+        print_wrapped(f"Store the {labels[0]} now: it isn't shown again.")
+    else:
+        both = f"{', '.join(labels[:-1])} and the {labels[-1]}"
+        print_wrapped(f"Store the {both} now: they aren't shown again.")
+
+
+def label_of(field: str) -> str:
+    """Return the words for the name of a field."""
+    return _LABELS.get(field, field.replace("_", " "))
 
 
 def hand_over(title: str, fields: Mapping[str, object], secret: str, *, as_json: bool) -> None:
@@ -112,52 +170,6 @@ def hand_over(title: str, fields: Mapping[str, object], secret: str, *, as_json:
         typer.echo(fields[secret])
         return
     show(title, fields, as_json=as_json, once=[secret])
-
-
-def show_table(
-    rows: Sequence[DataclassInstance | Mapping[str, object]],
-    columns: Sequence[str],
-    *,
-    as_json: bool,
-) -> None:
-    """Print a table of dataclasses or mappings.
-
-    Args:
-        rows: The rows.
-        columns: The fields to show in the table. JSON contains all fields.
-        as_json: Print JSON.
-    """
-    found = [row if isinstance(row, Mapping) else dataclasses.asdict(row) for row in rows]
-    if as_json:
-        every = [{key: _plain(value) for key, value in row.items()} for row in found]
-        typer.echo(json.dumps(every, indent=2))
-        return
-    if not found:
-        typer.echo("There are none.")
-        return
-    from rich.box import SIMPLE_HEAD
-    from rich.cells import cell_len
-    from rich.console import Console
-    from rich.measure import Measurement
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=SIMPLE_HEAD)
-    for column in columns:
-        # People retype names and compare times, so these columns are never cut or folded.
-        whole = column in ("username", "name", "id", "at") or column.endswith("_at")
-        title = column.replace("_", " ")
-        longest = max(cell_len(title), *(cell_len(safe(_text(row[column]))) for row in found))
-        least = longest if whole else min(longest, _MIN_COLUMN_WIDTH)
-        table.add_column(title, no_wrap=whole, overflow="fold", min_width=least)
-    for row in found:
-        # As Text, because Rich interprets markup and emoji codes in a str.
-        table.add_row(*(Text(safe(_text(row[column]))) for column in columns))
-    console = Console()
-    # Let a narrow terminal wrap the lines. Rich would drop the columns that don't fit.
-    needed = Measurement.get(console, console.options.update(max_width=10_000), table).minimum
-    console.width = max(console.width, needed)
-    console.print(table)
 
 
 def read_secret(name: str) -> str:
@@ -279,7 +291,8 @@ def _fail(error: Exception, *, as_json: bool) -> NoReturn:
     raise typer.Exit(1)
 
 
-def _plain(value: object) -> object:
+def plain(value: object) -> object:
+    """Return a value as JSON has it."""
     if isinstance(value, datetime):
         return moment(value)
     if isinstance(value, tuple):
@@ -287,16 +300,28 @@ def _plain(value: object) -> object:
     return value
 
 
-def _text(value: object) -> str:
+def worded(field: str, value: object) -> str:
+    """Return a value in words. A field without a value says what that means."""
     if isinstance(value, datetime):
         return moment(value)
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, dict):
-        return json.dumps(value) if value else ""
+    if value is None or (isinstance(value, str | list | tuple | Mapping) and not value):
+        return _BLANK.get(field, "none")
+    if isinstance(value, Mapping):
+        return json.dumps(dict(value), ensure_ascii=False)
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value))
-    return "" if value is None else str(value)
+    return str(value)
+
+
+def encodable(text: str, encoding: str | None) -> str:
+    """Return a text as a stream can print it: with JSON's escapes of what it can't encode."""
+    try:
+        text.encode(encoding or "utf-8")
+    except UnicodeEncodeError:
+        return "".join(c if c.isascii() else json.dumps(c)[1:-1] for c in text)
+    return text
 
 
 def safe(text: str) -> str:

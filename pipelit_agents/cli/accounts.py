@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated, Final, Literal, TypeAlias, cast
 
 import typer
@@ -16,8 +17,8 @@ from pipelit_agents.cli._io import (
     read_secret,
     reporting,
     show,
-    show_table,
 )
+from pipelit_agents.cli._tables import Column, columns_of, show_table
 from pipelit_agents.cli.api_keys import keys
 
 __all__ = ["agents", "users"]
@@ -28,7 +29,28 @@ agents = typer.Typer(
 )
 users.add_typer(keys, name="keys")
 RoleName: TypeAlias = Literal["operator", "member"]
-_COLUMNS: Final = ("username", "owner", "purpose", "active", "created_at")
+_USERNAME: Final = Column("username", "id", head=True)
+_COLUMNS: Final = columns_of(
+    Column("owner", "id"),
+    "purpose",
+    Column("active", usual="yes"),
+    Column("created_at", "time"),
+)
+_LANES: Final = columns_of(
+    Column("lane", "id", head=True),
+    "about",
+    "failures",
+    Column("locked_until", "time"),
+    Column("allowance_used", usual="no"),
+    "clock_trouble",
+)
+_NO_ACCOUNT: Final = (
+    "There are no accounts yet. Create the first one: pipelit-agents users create alice"
+)
+_NO_AGENT: Final = (
+    "There are none. Create one: pipelit-agents agents create agent_lead --owner alice "
+    '--purpose "what it is for"'
+)
 
 
 @users.command("create")
@@ -63,7 +85,13 @@ def list_users(*, as_json: AsJson = False) -> None:
     from pipelit_agents import Pipelit
 
     with Pipelit.from_env() as pipelit:
-        show_table(pipelit.users.list(), ("kind", "role", *_COLUMNS), as_json=as_json)
+        found = pipelit.users.list()
+    if as_json:
+        show_table(found, (), as_json=True)
+        return
+    # Only people have a role.
+    rows = [asdict(each) | {"kind": each.role or each.kind} for each in found]
+    show_table(rows, (_USERNAME, Column("kind"), *_COLUMNS), as_json=False, empty=_NO_ACCOUNT)
 
 
 @users.command("role")
@@ -131,7 +159,8 @@ def list_agents(
 
     with Pipelit.from_env() as pipelit:
         found = [user for user in pipelit.users.list(owner=owner) if user.kind == "agent"]
-    show_table(found, _COLUMNS, as_json=as_json)
+    empty = _NO_AGENT if owner is None else f"The account {owner} owns no agents."
+    show_table(found, (_USERNAME, *_COLUMNS), as_json=as_json, empty=empty)
 
 
 @agents.command("rotate-totp")
@@ -203,12 +232,10 @@ def enroll_peer(
 @reporting
 def show_account(username: Name, *, as_json: AsJson = False) -> None:
     """Show one account."""
-    import dataclasses
-
     from pipelit_agents import Pipelit
 
     with Pipelit.from_env() as pipelit:
-        show("", dataclasses.asdict(pipelit.users.get(username)), as_json=as_json)
+        show("", asdict(pipelit.users.get(username)), as_json=as_json)
 
 
 @users.command("deactivate")
@@ -242,8 +269,9 @@ def show_lanes(username: Name, *, as_json: AsJson = False) -> None:
     from pipelit_agents import Pipelit
 
     with Pipelit.from_env() as pipelit:
-        columns = ("lane", "about", "failures", "locked_until", "allowance_used", "clock_trouble")
-        show_table(pipelit.users.lanes(username), columns, as_json=as_json)
+        found = pipelit.users.lanes(username)
+    empty = f"No code of {username} has failed since the last right one."
+    show_table(found, _LANES, as_json=as_json, empty=empty)
 
 
 @users.command("unlock")

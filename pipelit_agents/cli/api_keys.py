@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -14,10 +14,19 @@ from pipelit_agents.cli._io import (
     hand_over,
     reporting,
     show,
-    show_table,
 )
+from pipelit_agents.cli._tables import Column, columns_of, show_table
 
 __all__ = ["keys"]
+_COLUMNS: Final = columns_of(
+    Column("id", "id", head=True),
+    "name",
+    Column("masked", "id", title="ends in"),
+    Column("created_at", "time"),
+    Column("expires_at", "time", title="expires"),
+    Column("revoked_at", "time"),
+    Column("last_used_at", "time"),
+)
 keys = typer.Typer(help="Manage the API keys of any account.", no_args_is_help=True)
 
 
@@ -28,8 +37,12 @@ def list_keys(username: Name, *, as_json: AsJson = False) -> None:
     from pipelit_agents import Pipelit
 
     with Pipelit.from_env() as pipelit:
-        columns = ("id", "name", "masked", "created_at", "expires_at", "revoked_at", "last_used_at")
-        show_table(pipelit.users.list_api_keys(username), columns, as_json=as_json)
+        found = pipelit.users.list_api_keys(username)
+    empty = (
+        f"{username} has no API keys. Issue one: pipelit-agents users keys issue {username} "
+        "--name laptop"
+    )
+    show_table(found, _COLUMNS, as_json=as_json, empty=empty)
 
 
 @keys.command("issue")

@@ -8,10 +8,13 @@ from typing import Annotated, Final
 
 import typer
 
-from pipelit_agents.cli._io import AsJson, reporting, show_table
+from pipelit_agents.cli._io import AsJson, reporting
+from pipelit_agents.cli._tables import Column, columns_of, show_table
 
 __all__ = ["apply"]
-_COLUMNS: Final = ("action", "what", "name", "detail")
+_COLUMNS: Final = columns_of(
+    Column("action", head=True), Column("what", head=True), Column("name", "id"), "detail"
+)
 
 
 @reporting

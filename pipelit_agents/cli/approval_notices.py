@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from pipelit_agents.cli._io import AsJson, reporting, safe, show_table
+from pipelit_agents.cli._io import AsJson, reporting, safe
+from pipelit_agents.cli._tables import Column, columns_of, show_table
 from pipelit_agents.errors import StorageError
 
 if TYPE_CHECKING:
@@ -20,7 +21,14 @@ if TYPE_CHECKING:
 __all__ = ["notify"]
 
 _FAILED: Final = 1
-_COLUMNS: Final = ("id", "step", "attempt", "delivered", "reason", "next_at")
+_COLUMNS: Final = columns_of(
+    Column("id", "id", head=True),
+    "step",
+    "attempt",
+    "delivered",
+    "reason",
+    Column("next_at", "time", title="next attempt"),
+)
 
 
 @reporting
@@ -80,4 +88,4 @@ def _show(results: Sequence[NoticeResult], *, as_json: bool, one_line: bool = Fa
     if as_json and one_line:
         typer.echo(json.dumps(found, default=str))
     else:
-        show_table(found, _COLUMNS, as_json=as_json)
+        show_table(found, _COLUMNS, as_json=as_json, empty="No notice is due.")

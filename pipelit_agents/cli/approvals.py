@@ -17,8 +17,8 @@ from pipelit_agents.cli._io import (
     reporting,
     safe,
     show,
-    show_table,
 )
+from pipelit_agents.cli._tables import show_table
 from pipelit_agents.cli.questions import (
     decision_document,
     display,

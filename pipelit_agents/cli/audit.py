@@ -20,8 +20,8 @@ from pipelit_agents.cli._io import (
     reporting,
     safe,
     show,
-    show_table,
 )
+from pipelit_agents.cli._tables import Column, columns_of, show_table
 from pipelit_agents.errors import (
     ConfigurationError,
 )
@@ -33,6 +33,16 @@ __all__ = ["audit"]
 audit = typer.Typer(help="List the recorded decisions, and detect changes to the records.")
 # Seconds.
 _FOLLOW_INTERVAL: Final = 1.0
+_COLUMNS: Final = columns_of(
+    Column("at", "time", head=True),
+    Column("actor", "id"),
+    Column("person", "id", blank="none"),
+    Column("subject", "id"),
+    Column("action", "id", head=True),
+    Column("outcome", head=True),
+    "reason",
+    "node",
+)
 # Each round reads the end of the trail, and writes a seal if there are new entries.
 _MIN_SEAL_INTERVAL: Final = timedelta(seconds=1)
 # Entries get their number before they are committed, so a late one may have a number that is lower
@@ -101,8 +111,7 @@ def entries(
             for entry in found:
                 _print_entry(entry, as_json=as_json)
         else:
-            columns = ("at", "actor", "person", "subject", "action", "outcome", "reason", "node")
-            show_table(found, columns, as_json=False)
+            show_table(found, _COLUMNS, as_json=False, empty="There are no such entries.")
         if follow:
             _follow(pipelit, filters, {entry.id for entry in found}, as_json=as_json)
 

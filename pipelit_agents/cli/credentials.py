@@ -17,8 +17,8 @@ from pipelit_agents.cli._io import (
     read_secrets,
     reporting,
     show,
-    show_table,
 )
+from pipelit_agents.cli._tables import Column, columns_of, show_table
 from pipelit_agents.errors import CommonSecretWarning, ShortSecretWarning, UnknownAccountWarning
 
 if TYPE_CHECKING:
@@ -40,6 +40,15 @@ Person = Annotated[
 _REPLACE: Final = (
     "the shell's history has it now, so replace it at its issuer. Type the new one at the prompt, "
     "or pipe it in"
+)
+_COLUMNS: Final = columns_of(
+    Column("name", "id", head=True),
+    "kind",
+    Column("masked", title="secret"),
+    "public",
+    "created_by",
+    Column("allow", title="who may open it"),
+    Column("updated_at", "time"),
 )
 # Exit codes; 2 means that a command was typed wrongly.
 _FAILED: Final = 1
@@ -144,8 +153,7 @@ def list_credentials(
             _fields(info)
             for info in pipelit.credentials.list(kind=kind, person=person, unreadable=True)
         ]
-    columns = ("name", "kind", "masked", "public", "created_by", "allow", "updated_at")
-    show_table(found, columns, as_json=as_json)
+    show_table(found, _COLUMNS, as_json=as_json, empty=_empty(kind, person))
 
 
 @credentials.command("show")
@@ -243,6 +251,17 @@ def _show(title: str, fields: dict[str, object], *, as_json: bool) -> None:
             "Values that are not searched for can leave a node. If one is a secret, store it in a "
             "separate field (--field) of at least 8 characters."
         )
+
+
+def _empty(kind: str | None, person: str | None) -> str:
+    whose = "shared credentials" if person is None else f"own credentials of {person}"
+    if kind is not None:
+        return f"There are no {whose} of the kind {kind}."
+    option = "" if person is None else f" --person {person}"
+    return (
+        f"There are no {whose}. Store one: pipelit-agents credentials put openai --kind llm "
+        f"--created-by alice{option}"
+    )
 
 
 def _fields(info: CredentialInfo) -> dict[str, object]:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Final
 
 import typer
 
-from pipelit_agents.cli._io import moment, safe, show_table
+from pipelit_agents.cli._io import encodable, moment, safe
+from pipelit_agents.cli._tables import Column, columns_of, show_table
 from pipelit_agents.exact import exact_json, exact_line, unpadded, warnings
 
 if TYPE_CHECKING:
@@ -18,9 +19,15 @@ if TYPE_CHECKING:
 
 __all__ = ["decision_document", "display", "document", "show_all", "show_pending"]
 
-# Characters of a cell. With the id, which is never cut, a row fits into 80 columns.
-_MAX_WHAT: Final = 14
-_MAX_NAME: Final = 11
+# Characters of what is asked, in a wide terminal. A narrower one cuts it.
+_MAX_WHAT: Final = 40
+_PENDING: Final = columns_of(
+    Column("id", "id", head=True), Column("what", "cut"), Column("asked by", "id"), "left"
+)
+_ALL: Final = columns_of(
+    Column("id", "id", head=True), Column("what", "cut"), "state", Column("asked", "date")
+)
+_NOTHING_WAITS: Final = "No question waits for an answer. For all questions: add --all"
 # After a crash, somebody has to find out whether these calls took effect.
 _NO_RESULT: Final = ", and no result is stored: the tool is running, or its process ended before"
 # Characters that a terminal of 80 columns and 24 lines shows together with the facts.
@@ -40,12 +47,12 @@ def show_pending(found: Sequence[ApprovalRequest]) -> None:
         {
             "id": each.id,
             "what": _brief(each),
-            "asked by": _cut(each.asked_by, _MAX_NAME),
+            "asked by": each.asked_by,
             "left": _left(each.expires_at, now),
         }
         for each in found
     ]
-    show_table(rows, ("id", "what", "asked by", "left"), as_json=False)
+    show_table(rows, _PENDING, as_json=False, empty=_NOTHING_WAITS)
 
 
 def show_all(found: Sequence[ApprovalRequest]) -> None:
@@ -55,11 +62,11 @@ def show_all(found: Sequence[ApprovalRequest]) -> None:
             "id": each.id,
             "what": _brief(each),
             "state": "unfinished" if _is_unfinished(each) else each.state,
-            "asked": f"{each.created_at:%y-%m-%d}",
+            "asked": each.created_at,
         }
         for each in found
     ]
-    show_table(rows, ("id", "what", "state", "asked"), as_json=False)
+    show_table(rows, _ALL, as_json=False, empty="There are no questions.")
 
 
 def display(question: ApprovalRequest, *, err: bool) -> None:
@@ -74,7 +81,7 @@ def display(question: ApprovalRequest, *, err: bool) -> None:
     shown = "only its digest is known" if question.shown is None else exact
     # Last what must be read: a long value scrolls away.
     for line in (shown, *_lines(question, exact)):
-        typer.echo(_encodable(line, getattr(stream, "encoding", None)), err=err)
+        typer.echo(encodable(line, getattr(stream, "encoding", None)), err=err)
 
 
 def _lines(question: ApprovalRequest, exact: str) -> Iterator[str]:
@@ -187,12 +194,3 @@ def _left(until: datetime, now: datetime) -> str:
         if seconds >= length:
             return f"{seconds // length}{unit}"
     return f"{seconds}s"
-
-
-def _encodable(text: str, encoding: str | None) -> str:
-    # A terminal that isn't UTF-8 gets the JSON escapes of what it can't show.
-    try:
-        text.encode(encoding or "utf-8")
-    except UnicodeEncodeError:
-        return "".join(c if c.isascii() else json.dumps(c)[1:-1] for c in text)
-    return text

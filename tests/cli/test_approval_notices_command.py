@@ -76,7 +76,7 @@ def test_what_is_due_is_sent_once(ask: Callable[[], str], receiver: Receiver) ->
     assert (sent["id"], sent["delivered"], sent["next_at"]) == (identifier, True, None)
     assert "arguments" not in receiver.seen[0].data
     assert json.loads(notify(receiver, "--json").stdout) == []
-    assert "There are none." in notify(receiver).stdout
+    assert "No notice is due." in notify(receiver).stdout
     assert len(receiver.seen) == 1
 
 

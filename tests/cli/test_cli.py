@@ -229,7 +229,9 @@ def test_secrets_are_shown_once_and_marked(ready: Run) -> None:
     made = ready("agents", "create", "agent_x", "--owner", "alice", "--purpose", "x")
     key = re.search(r"plit_\S+", made.stdout)
     assert key
-    assert made.stdout.count("Shown once") == 2
+    assert "Store the API key and the provisioning URI now: they aren't shown again." in made.stdout
+    again = ready("agents", "rotate-totp", "agent_x")
+    assert "Store the provisioning URI now: it isn't shown again." in again.stdout
     listed = told(ready("users", "keys", "list", "agent_x", "--json"))
     assert listed[0]["masked"] == f"…{key[0][-4:]}"
     assert key[0][:-4] not in json.dumps(listed)
