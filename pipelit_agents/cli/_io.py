@@ -30,6 +30,7 @@ __all__ = [
     "moment",
     "plain",
     "print_once",
+    "print_wrapped",
     "read_secret",
     "read_secrets",
     "reporting",
@@ -287,7 +288,7 @@ def _fail(error: Exception, *, as_json: bool) -> NoReturn:
     if as_json:
         typer.echo(json.dumps({"error": {"type": type(error).__name__, "message": message}}))
     else:
-        typer.echo(f"error: {safe(message)}", err=True)
+        print_wrapped(f"error: {safe(message)}", err=True)
     raise typer.Exit(1)
 
 

@@ -44,12 +44,10 @@ _LANES: Final = columns_of(
     Column("allowance_used", usual="no"),
     "clock_trouble",
 )
-_NO_ACCOUNT: Final = (
-    "There are no accounts yet. Create the first one: pipelit-agents users create alice"
-)
+_NO_ACCOUNT: Final = "There are no accounts yet. Create one:\n  pipelit-agents users create alice"
 _NO_AGENT: Final = (
-    "There are none. Create one: pipelit-agents agents create agent_lead --owner alice "
-    '--purpose "what it is for"'
+    "There are no agents yet. Create one:\n"
+    "  pipelit-agents agents create agent_lead --owner alice --purpose research"
 )
 
 

@@ -39,8 +39,8 @@ def list_keys(username: Name, *, as_json: AsJson = False) -> None:
     with Pipelit.from_env() as pipelit:
         found = pipelit.users.list_api_keys(username)
     empty = (
-        f"{username} has no API keys. Issue one: pipelit-agents users keys issue {username} "
-        "--name laptop"
+        f"{username} has no API keys. Issue one:\n"
+        f"  pipelit-agents users keys issue {username} --name laptop"
     )
     show_table(found, _COLUMNS, as_json=as_json, empty=empty)
 

@@ -259,8 +259,8 @@ def _empty(kind: str | None, person: str | None) -> str:
         return f"There are no {whose} of the kind {kind}."
     option = "" if person is None else f" --person {person}"
     return (
-        f"There are no {whose}. Store one: pipelit-agents credentials put openai --kind llm "
-        f"--created-by alice{option}"
+        f"There are no {whose}. Store one:\n"
+        f"  pipelit-agents credentials put openai --kind llm --created-by alice{option}"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +16,7 @@ from pipelit_agents.cli._io import (
     Yes,
     at_a_terminal,
     confirm,
+    print_wrapped,
     read_secret,
     reporting,
     safe,
@@ -24,6 +26,7 @@ from pipelit_agents.errors import (
     CodeRejected,
     ConfigurationError,
     MalformedCode,
+    SecondFactorError,
 )
 
 if TYPE_CHECKING:
@@ -53,8 +56,6 @@ def enroll(
 
     Without a terminal, pass the first code to: pipelit-agents mfa confirm.
     """
-    import segno
-
     from pipelit_agents import Pipelit
 
     if png is not None and (png.exists() or not png.parent.is_dir()):
@@ -67,21 +68,45 @@ def enroll(
         enrolled = pipelit.mfa.enroll(username)
         uri = enrolled.get_secret_value()
         prompts = at_a_terminal() and not as_json
-        drawn = segno.make(uri, error="m", micro=False)
         if png is not None:
+            import segno
+
+            drawn = segno.make(uri, error="m", micro=False)
             with os.fdopen(os.open(png, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
                 drawn.save(out, kind="png", scale=8)
-        elif prompts:
-            drawn.terminal(compact=True)
+        if prompts:
+            _show_enrolment(username, uri, png)
+            _show_recovery(_first_code(pipelit, username, enrolled), _turned_on(username))
+            return
         fields = {"username": username, "provisioning_uri": uri}
         if png is not None:
             fields["qr_code"] = str(png)
-        if not prompts:
-            fields["next"] = f"pipelit-agents mfa confirm {username}"
-        title = "Scan it." if prompts or png else "Enter this URI in an authenticator app."
+        fields["next"] = f"pipelit-agents mfa confirm {username}"
+        title = "Enter this URI in an authenticator app." if png is None else "Scan the QR code."
         show(title, fields, as_json=as_json, once=["provisioning_uri"])
-        if prompts:
-            _show_recovery(_first_code(pipelit, username, enrolled), username)
+
+
+def _show_enrolment(username: str, uri: str, png: Path | None) -> None:
+    """Show the QR code, and last of all the question, which is below it in 24 lines."""
+    import shutil
+
+    from pipelit_agents.cli._qr_codes import drawn_for
+
+    if png is not None:
+        typer.echo(f"Scan the QR code in this file with an authenticator app: {safe(str(png))}")
+    else:
+        typer.echo(
+            f"If you can't scan the QR code, enter this URI in an authenticator app:\n  {uri}"
+        )
+        drawn = drawn_for(sys.stdout, uri, shutil.get_terminal_size().columns)
+        typer.echo(
+            drawn
+            or "This terminal can't show the QR code. For a picture, press Ctrl-C and run: "
+            f"pipelit-agents mfa enroll {username} --png FILE",
+            # The colours of the code are no decoration: without them a camera sees it inverted.
+            color=bool(drawn) or None,
+        )
+    typer.echo("Scan it, and type the 6 digits that the app shows. They stay hidden.")
 
 
 def _first_code(pipelit: Pipelit, username: str, enrolled: SecretStr) -> Sequence[SecretStr]:
@@ -90,11 +115,28 @@ def _first_code(pipelit: Pipelit, username: str, enrolled: SecretStr) -> Sequenc
         # This user has seen the secret, so the code is verified however many wrong first codes
         # others have entered.
         try:
-            return pipelit.mfa.confirm(username, read_secret("Code"), enrolled=enrolled)
+            return pipelit.mfa.confirm(username, _typed_code(), enrolled=enrolled)
         except (CodeRejected, MalformedCode) as error:
             if not pipelit.mfa.status(username).pending:
                 raise
-            typer.echo(safe(str(error)), err=True)
+            print_wrapped(safe(str(error)), err=True)
+        except (KeyboardInterrupt, typer.Abort):
+            typer.echo(err=True)
+            raise SecondFactorError(
+                f"stopped before a code was verified. The enrolment of {username} stays pending "
+                "until then, and the app can keep its entry. To go on: pipelit-agents mfa confirm "
+                f"{username}. For a new QR code: pipelit-agents mfa enroll {username}",
+                username=username,
+            ) from None
+
+
+def _typed_code() -> str:
+    try:
+        return read_secret("Code")
+    except ValueError:
+        raise MalformedCode(
+            "no code was typed: type the 6 digits that the app shows, or press Ctrl-C to stop"
+        ) from None
 
 
 @mfa.command("confirm")
@@ -106,7 +148,10 @@ def confirm_factor(username: Name, *, as_json: AsJson = False) -> None:
     typed_code = read_secret("Code")
     with Pipelit.from_env() as pipelit:
         codes = pipelit.mfa.confirm(username, typed_code)
-    _show_recovery(codes, username, as_json=as_json)
+    if as_json:
+        _show_recovery_json(codes, username)
+    else:
+        _show_recovery(codes, _turned_on(username))
 
 
 @mfa.command("recovery-codes")
@@ -118,7 +163,10 @@ def recovery_codes(username: Name, *, as_json: AsJson = False) -> None:
     with Pipelit.from_env() as pipelit:
         _require_on(pipelit, username)
         codes = pipelit.mfa.renew_recovery_codes(username, read_secret("Code"))
-    _show_recovery(codes, username, as_json=as_json)
+    if as_json:
+        _show_recovery_json(codes, username)
+    else:
+        _show_recovery(codes, f"{username} has new recovery codes. The earlier ones have ended.")
 
 
 @mfa.command("disable")
@@ -165,7 +213,22 @@ def _require_on(pipelit: Pipelit, username: str) -> None:
         raise no_second_factor(username)
 
 
-def _show_recovery(codes: Sequence[SecretStr], username: str, *, as_json: bool = False) -> None:
+def _turned_on(username: str) -> str:
+    return f"The second factor of {username} is on."
+
+
+def _show_recovery(codes: Sequence[SecretStr], title: str) -> None:
+    """Show recovery codes, one a line."""
+    print_wrapped(title)
+    typer.echo("Recovery codes, for when the phone isn't at hand:")
+    for number, each in enumerate(codes, 1):
+        typer.echo(f"  {number:>{len(str(len(codes)))}}. {each.get_secret_value()}")
+    if len(codes) == 1:
+        typer.echo("It works once. Store it now: it isn't shown again.")
+    else:
+        typer.echo("Each works once. Store them now: they aren't shown again.")
+
+
+def _show_recovery_json(codes: Sequence[SecretStr], username: str) -> None:
     shown = [code.get_secret_value() for code in codes]
-    fields = {"username": username, "recovery_codes": shown}
-    show("On.", fields, as_json=as_json, once=["recovery_codes"])
+    show("", {"username": username, "recovery_codes": shown}, as_json=True)

@@ -1,0 +1,173 @@
+"""``pipelit-agents mfa enroll`` at a terminal: its QR code is read by another library."""
+
+from __future__ import annotations
+
+import io
+import os
+import pty
+import re
+import select
+import sys
+from collections.abc import Callable
+
+import pyotp
+import pytest
+import zxingcpp
+from command_line import root
+from PIL import Image, ImageDraw
+
+from pipelit_agents import Pipelit
+from pipelit_agents.cli._qr_codes import drawn_for
+from pipelit_agents.protocol.provisioning_uri import provisioning_uri
+
+COLUMNS, LINES = 80, 24
+DARK, LIGHT = ("black", "white"), ("white", "black")
+CELL = 8
+COLOURED = re.compile("\x1b\\[38;5;16;48;5;231m(.*?)\x1b\\[0m")
+
+
+def picture(drawn: str, background: str, foreground: str) -> Image.Image:
+    """What a terminal of these colours shows of the lines."""
+    image = Image.new("RGB", (COLUMNS * CELL, LINES * 2 * CELL), background)
+    pen = ImageDraw.Draw(image)
+    for row, line in enumerate(drawn.splitlines()):
+        coloured = COLOURED.fullmatch(line)
+        back, front = ("white", "black") if coloured else (background, foreground)
+        for column, character in enumerate(coloured[1] if coloured else line):
+            x, y = column * CELL, row * 2 * CELL
+            for at, full in enumerate(("█▀", "█▄")):
+                box = (x, y + at * CELL, x + CELL - 1, y + (at + 1) * CELL - 1)
+                pen.rectangle(box, fill=front if character in full else back)
+    return image
+
+
+@pytest.mark.parametrize("name", ["alice", "a" * 36, "a.very-long_name." * 8 + "x" * 13])
+@pytest.mark.parametrize("colours", [DARK, LIGHT], ids=["dark", "light"])
+def test_the_drawn_code_is_read_in_each_terminal(
+    name: str, colours: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the question it fits in 24 lines of 80 characters; a long account's name is cut."""
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    uri = provisioning_uri(name, os.urandom(20)).get_secret_value()
+    drawn = drawn_for(io.TextIOWrapper(io.BytesIO(), "utf-8"), uri, COLUMNS)
+    # And two for the question.
+    assert len(drawn.splitlines()) <= LINES - 2
+    (found,) = zxingcpp.read_barcodes(picture(drawn, *colours))
+    read, whole = pyotp.parse_uri(found.text), pyotp.parse_uri(uri)
+    assert isinstance(read, pyotp.TOTP)
+    assert (read.secret, read.issuer, read.digits) == (whole.secret, "pipelit-agents", 6)
+    assert name.startswith(read.name)
+    assert read.name == name or len(name) > len(read.name) > 30
+
+
+def test_no_colours_are_drawn_where_none_are_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NO_COLOR: the code is drawn in the terminal's own colours, for a dark one."""
+    monkeypatch.setenv("NO_COLOR", "1")
+    uri = provisioning_uri("alice", b"x" * 20).get_secret_value()
+    drawn = drawn_for(io.TextIOWrapper(io.BytesIO(), "utf-8"), uri, COLUMNS)
+    assert "\x1b" not in drawn
+    (found,) = zxingcpp.read_barcodes(picture(drawn, *DARK))
+    assert "secret=" in found.text
+
+
+def test_a_terminal_that_cannot_show_it_gets_none() -> None:
+    """One without these characters, and one that is too narrow."""
+    uri = provisioning_uri("alice", b"x" * 20).get_secret_value()
+    assert drawn_for(io.TextIOWrapper(io.BytesIO(), "ascii"), uri, COLUMNS) == ""
+    assert drawn_for(io.TextIOWrapper(io.BytesIO(), "utf-8"), uri, 36) == ""
+
+
+# The dialogue
+
+
+class Terminal:
+    """A command that runs in a terminal of its own, in a fork of this process."""
+
+    def __init__(self, *words: str) -> None:
+        sys.stdout.flush()
+        self.pid, self.file = pty.fork()
+        if self.pid == 0:
+            try:
+                for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"))):
+                    setattr(sys, name, os.fdopen(os.dup(number), mode, encoding="utf-8"))
+                sys.stderr = sys.stdout
+                root().main(list(words), "pipelit-agents")
+            except SystemExit as ended:
+                sys.stdout.flush()
+                os._exit(ended.code if isinstance(ended.code, int) else 0)
+            finally:
+                os._exit(99)
+        self.seen = ""
+
+    def until(self, text: str) -> str:
+        """What it prints up to a text; of a command that ends, all."""
+        began = len(self.seen)
+        while text not in self.seen[began:]:
+            ready, _, _ = select.select([self.file], [], [], 30)
+            assert ready, self.seen
+            try:
+                more = os.read(self.file, 65_536).decode()
+            except OSError:
+                break
+            self.seen += more.replace("\r\n", "\n")
+        return self.seen[began:]
+
+    def type(self, text: str) -> None:
+        """Type a line, or a key."""
+        os.write(self.file, text.encode())
+
+    def end(self) -> tuple[int, str]:
+        """Its exit code, and the rest of what it prints."""
+        rest = self.until("\0")
+        _, status = os.waitpid(self.pid, 0)
+        os.close(self.file)
+        return os.waitstatus_to_exitcode(status), rest
+
+
+@pytest.fixture
+def enrolling(
+    pipelit: Pipelit, key: str, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[], Terminal]:
+    """Begin the enrolment of alice in a terminal."""
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    for name, value in (("TERM", "xterm"), ("COLUMNS", "80"), ("FIELD_ENCRYPTION_KEY", key)):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PIPELIT_DATABASE_URL", pipelit.database_url)
+    return lambda: Terminal("mfa", "enroll", "alice")
+
+
+@pytest.mark.process
+def test_a_wrong_code_is_asked_for_again(enrolling: Callable[[], Terminal]) -> None:
+    """The QR code and its question are on one screen; then come ten numbered recovery codes."""
+    terminal = enrolling()
+    shown = terminal.until("Code: ")
+    screen = shown[shown.index("\x1b[38;5;16") :].splitlines()
+    assert len(screen) <= LINES
+    assert all(len(re.sub("\x1b\\[[0-9;]*m", "", line)) <= COLUMNS for line in screen)
+    (found,) = zxingcpp.read_barcodes(picture("\n".join(screen), *DARK))
+    for wrong, said in (("", "no code was typed"), ("abc", "6 digits"), ("000000", "4 more wrong")):
+        terminal.type(f"{wrong}\n")
+        assert said in terminal.until("Code: ")
+    terminal.type(f"{pyotp.parse_uri(found.text).now()}\n")  # type: ignore[union-attr]
+    code, rest = terminal.end()
+    assert code == 0, rest
+    assert re.findall(r"^ +(\d+)\. (?:[A-Z0-9]{4}-){3}[A-Z0-9]{4}$", rest, re.M) == [
+        str(number) for number in range(1, 11)
+    ]
+    assert "Each works once. Store them now: they aren't shown again." in rest
+
+
+@pytest.mark.process
+def test_a_stop_says_how_to_go_on(enrolling: Callable[[], Terminal], pipelit: Pipelit) -> None:
+    """Ctrl-C leaves the enrolment pending; the commands that finish it and begin it are named."""
+    terminal = enrolling()
+    terminal.until("Code: ")
+    terminal.type("\x03")
+    code, rest = terminal.end()
+    words = " ".join(rest.split())
+    assert code == 1
+    assert "The enrolment of alice stays pending" in words
+    assert "pipelit-agents mfa confirm alice" in words
+    assert "pipelit-agents mfa enroll alice" in words
+    assert pipelit.mfa.status("alice").pending
