@@ -10,20 +10,23 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from functools import partial
-from typing import Any, Final, NoReturn, Protocol, TextIO, TypeGuard
+from typing import Any, Final, NoReturn, Protocol, TextIO, TypeGuard, get_args
 
 import typer
 from typer.core import TyperGroup
 
-from pipelit_agents.cli._io import may_be_typed_secret, safe, typed_words, unsaid
+from pipelit_agents.cli._io import may_be_typed_secret, print_wrapped, safe, typed_words, unsaid
 
 __all__ = ["Guarded"]
 
 _USAGE: Final = 2
 _FAILED: Final = 1
+_MAX_SUGGESTIONS: Final = 3
+# For options without a default.
+_EXAMPLES: Final = {"--port": 8440, "--workers": 2}
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF})
 _NEVER_TYPED: Final = (
     "No command takes a secret or a code as an argument: commands prompt for it, or read it from "
@@ -130,7 +133,8 @@ def _open_missing_streams() -> None:
 def _end(code: int, *lines: str) -> NoReturn:
     try:
         for line in lines:
-            typer.echo(line, err=True)
+            # The text of help is drawn already.
+            typer.echo(line, err=True) if "\n" in line else print_wrapped(line, err=True)
     except OSError:
         pass
     for stream in (sys.stdout, sys.stderr):
@@ -175,7 +179,7 @@ def _usage(root: _Command, error: _UsageError, words: list[str]) -> list[str]:
     lines = [] if context is None else [context.get_usage()]
     command, path = _reached(root, words)
     rest = words[path.count(" ") :]
-    said = _said(kind, error, command, words, rest)
+    said = _said(root, kind, error, command, words, rest)
     if _NEVER_TYPED not in said and _may_have_a_secret(command, rest):
         said = f"{said}. {_NEVER_TYPED}"
     return [*lines, f"error: {safe(said)}", f"See: {path} --help"]
@@ -200,7 +204,12 @@ def _commands_of(command: _Command) -> Mapping[str, _Command]:
 
 
 def _said(
-    kind: str, error: _UsageError, command: _Command, words: list[str], rest: list[str]
+    root: _Command,
+    kind: str,
+    error: _UsageError,
+    command: _Command,
+    words: list[str],
+    rest: list[str],
 ) -> str:
     parameter: _Parameter | None = getattr(error, "param", None)
     if kind == "MissingParameter":
@@ -214,7 +223,12 @@ def _said(
         if option.startswith("-")
     }
     if kind == "NoSuchOption":
-        return f"there is no such option{_suggestion(words, options)}. {_NEVER_TYPED}"
+        close = _suggestion(words, options)
+        return (
+            f"there is no such option{close}"
+            if close
+            else f"there is no such option. {_NEVER_TYPED}"
+        )
     option_name = str(getattr(error, "option_name", ""))
     if kind == "BadOptionUsage" and option_name in options:
         flag = getattr(options[option_name], "is_flag", False)
@@ -222,7 +236,8 @@ def _said(
     if inner := _commands_of(command):
         missing = all(word.startswith("-") for word in rest)
         what = "a command is missing" if missing else "there is no such command"
-        return f"{what}{_suggestion(rest, inner)}; available commands: {', '.join(inner)}"
+        close = "" if missing else _suggestion(rest, inner) or _elsewhere(root, rest)
+        return f"{what}{close}; available commands: {', '.join(_shown(command))}"
     if kind == "UsageError":
         return f"there are more arguments than the command takes. {_NEVER_TYPED}"
     return "the command line can't be read"
@@ -259,14 +274,22 @@ def _name(parameter: _Parameter | None) -> str:
 
 
 def _expected(parameter: _Parameter | None) -> str:
-    # Which attribute holds the bounds depends on the version of Typer.
+    """Return what a parameter takes, with an example."""
+    # Which attributes hold the type and the bounds depends on the version of Typer.
     described = getattr(parameter, "type_descriptor", None)
-    bounds = getattr(described, "parameter_info", None) or getattr(parameter, "type", None)
+    kind = getattr(parameter, "type", None)
+    annotation = getattr(described, "annotation", None)
+    if choices := get_args(annotation) or getattr(kind, "choices", ()):
+        return _either(list(map(str, choices)))
+    bounds = getattr(described, "parameter_info", None) or kind
     least, most = getattr(bounds, "min", None), getattr(bounds, "max", None)
-    if least is None and most is None:
-        return "a valid value"
-    upper = "" if most is None else f", at most {most}"
-    return f"a whole number of at least {0 if least is None else least}{upper}"
+    if annotation is int or least is not None or "integer" in str(getattr(kind, "name", "")):
+        usual = getattr(parameter, "default", None)
+        example = usual if type(usual) is int else _EXAMPLES.get(_name(parameter), least or 1)
+        lower = "" if least is None else f" of at least {least}"
+        upper = "" if most is None else f", at most {most}"
+        return f"a whole number{lower}{upper}, such as {example}"
+    return "a valid value"
 
 
 def _suggestion(words: list[str], names: Iterable[str]) -> str:
@@ -276,3 +299,30 @@ def _suggestion(words: list[str], names: Iterable[str]) -> str:
     close = [match for word in typed for match in get_close_matches(word, known, 1)]
     close += [_OTHER_WORDS[word] for word in typed if _OTHER_WORDS.get(word) in known]
     return f" (did you mean {close[0]}?)" if close else ""
+
+
+def _elsewhere(root: _Command, words: list[str]) -> str:
+    """Return a hint with commands of that name in other groups, or an empty string."""
+    word = next((each for each in words if not each.startswith("-")), "")
+    paths = list(_paths(root))
+    close = get_close_matches(word, {path[-1] for path in paths}, 1)
+    names = {*close, word, _OTHER_WORDS.get(word, word)}
+    found = [" ".join(path) for path in paths if path[-1] in names]
+    return f" (did you mean {_either(found[:_MAX_SUGGESTIONS])}?)" if found else ""
+
+
+def _either(names: Sequence[str]) -> str:
+    *others, last = names
+    return f"{', '.join(others)} or {last}" if others else last
+
+
+def _paths(command: _Command, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for name, inner in _shown(command).items():
+        yield (*path, name)
+        yield from _paths(inner, (*path, name))
+
+
+def _shown(command: _Command) -> Mapping[str, _Command]:
+    """Return the commands of a group that its help lists."""
+    inner = _commands_of(command)
+    return {name: each for name, each in inner.items() if not getattr(each, "hidden", False)}

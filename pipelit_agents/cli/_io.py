@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import json
 import re
 import sys
@@ -50,6 +51,16 @@ _MIN_SECRET_LENGTH: Final = 4
 _PREFIX_LENGTH: Final = 8
 # The id of a question to people. It permits nothing, so messages may repeat it.
 _QUESTION_ID: Final = re.compile(r"apr_[0-9a-f]{32}")
+# The name of an argument in Python, at the beginning of a message about its value.
+_FIRST_NAME: Final = re.compile(r"([a-z_]+)(?=:| must | has to | …| '| is | isn't )")
+# Methods that messages of the library name, and the commands for them.
+_COMMANDS: Final[Mapping[str, str]] = {
+    "list_api_keys": "pipelit-agents users keys list USERNAME",
+    "users.create": "pipelit-agents users create",
+    "users.create_agent": "pipelit-agents agents create",
+    "users.lanes": "pipelit-agents users lanes",
+}
+_METHOD: Final = re.compile(rf"(?<![\w.-])({'|'.join(map(re.escape, _COMMANDS))})(?![\w.])")
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -91,7 +102,10 @@ def reporting(command: Callable[P, R]) -> Callable[P, R]:
         try:
             return command(*args, **kwargs)
         except (OverflowError, PipelitError, ValueError, typer.Abort) as error:
-            _fail(error, as_json=bool(kwargs.get("as_json")))
+            message = str(error) or "stopped at the prompt; nothing was done"
+            message = _METHOD.sub(lambda found: _COMMANDS[found[1]], message)
+            message = _in_options(message, command) + _hint(error, kwargs)
+            _fail(error, message, as_json=bool(kwargs.get("as_json")))
 
     return wrapped
 
@@ -282,8 +296,41 @@ def at_a_terminal() -> bool:
     return sys.stdin is not None and sys.stdin.isatty()
 
 
-def _fail(error: Exception, *, as_json: bool) -> NoReturn:
-    message = str(error) or "stopped at the prompt; nothing was done"
+def _in_options(message: str, command: Callable[..., object]) -> str:
+    """Name the option or argument as it is typed, if a message begins with its name in Python."""
+    found = _FIRST_NAME.match(message)
+    if found is None or found[1] not in inspect.signature(command).parameters:
+        return message
+    from typing import get_type_hints
+
+    hints = get_type_hints(inspect.unwrap(command), include_extras=True)
+    told = getattr(hints[found[1]], "__metadata__", (None,))[0]
+    declared = [each for each in getattr(told, "param_decls", None) or () if each.startswith("--")]
+    is_argument = type(told).__name__ == "ArgumentInfo"
+    typed = getattr(told, "metavar", None) if is_argument else (declared or [None])[0]
+    named = typed or f"--{found[1].replace('_', '-')}"
+    return f"{named}{message[found.end(1) :]}"
+
+
+def _hint(error: Exception, kwargs: Mapping[str, object]) -> str:
+    """Return the command that helps, for errors whose own message names a method or nothing."""
+    username, peer = kwargs.get("username"), kwargs.get("peer")
+    match type(error).__name__:
+        case "CodeRejected" if peer:
+            verifier = kwargs.get("verifier")
+            kind = "" if kwargs.get("plain") else f" --audience {verifier}"
+            return (
+                f". A new code: pipelit-agents code {peer}{kind}. The true reason: pipelit-agents "
+                f"audit --subject {peer} --outcome refused"
+            )
+        case "PeerLocked" | "RateLimited" if peer:
+            return f". What was counted: pipelit-agents agents lanes {peer}"
+        case "UserExists":
+            return f". To see it: pipelit-agents users show {username}"
+    return ""
+
+
+def _fail(error: Exception, message: str, *, as_json: bool) -> NoReturn:
     message = unsaid(message, unfit=isinstance(error, ValueError))
     if as_json:
         typer.echo(json.dumps({"error": {"type": type(error).__name__, "message": message}}))

@@ -385,7 +385,7 @@ def test_a_whole_key_that_is_typed_for_its_id_is_not_repeated(ready: Run) -> Non
     done = ready("users", "keys", "revoke", key, "--yes")
     assert done.exit_code == 1
     assert key[-20:] not in done.stderr
-    assert "list_api_keys" in done.stderr
+    assert "pipelit-agents users keys list" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -599,7 +599,7 @@ def test_every_command_fails_in_one_document(
         (["credentials", "delete", "nothing", "--yes"], "no credential 'nothing'"),
         (["credentials", "put", "x", "--kind", "k", "--created-by", "alice"], "pipe it in"),
         (["agents", "rotate-totp", "agent_writer", "--overlap", "soon"], "10m"),
-        (["users", "keys", "revoke", "nokey", "--yes"], "list_api_keys"),
+        (["users", "keys", "revoke", "nokey", "--yes"], "pipelit-agents users keys list"),
         (
             [*PUT_X, "--public", "x"],
             "key",
@@ -873,3 +873,45 @@ def test_a_persons_own_credentials_by_command(ready: Run) -> None:
         "credential.put",
         "credential.delete",
     }
+
+
+# Typing errors
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["enroll", "alice"], "did you mean agents enroll or mfa enroll?"),
+        (["list"], "did you mean users list, users keys list or agents list?"),
+        (["users", "rotate-totp"], "did you mean agents rotate-totp?"),
+        (["users", "create", "bob", "--role", "boss"], "--role isn't operator or member"),
+        (["credentials", "test", "x", "--timeout", "ten"], "isn't a whole number, such as 10"),
+        (["desk", "--port", "99999"], "at most 65535, such as 8440"),
+    ],
+)
+def test_a_typing_error_names_what_was_meant(run: Run, words: list[str], says: str) -> None:
+    """A command of another group, the values of an option, and an example of a number."""
+    done = run(*words)
+    assert done.exit_code == 2
+    assert says in done.stderr
+    assert "rotate-key" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["agents", "create", "Agent", "--owner", "x", "--purpose", "x"], "error: USERNAME "),
+        (["users", "role", "alice", "boss"], "error: ROLE must be"),
+        (["audit", "--outcome", "bad"], "error: --outcome must be"),
+        (["users", "unlock", "alice", "--lane", "foo"], "pipelit-agents users lanes lists them"),
+        (["credentials", "list", "--person", "nobody"], "error: --person: there is no account"),
+        (["users", "create", "alice"], "pipelit-agents users show alice"),
+        (["users", "show", "nobody"], "pipelit-agents agents create an agent's"),
+        (["verify", "agent_editor", "agent_writer"], "code agent_writer --audience agent_editor"),
+    ],
+)
+def test_an_error_names_options_and_commands(ready: Run, words: list[str], says: str) -> None:
+    """Those of the terminal, not the library's arguments and methods."""
+    done = ready(*words, stdin="12345678")
+    assert done.exit_code == 1
+    assert says in done.stderr
