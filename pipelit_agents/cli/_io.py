@@ -147,7 +147,9 @@ def print_wrapped(text: str, *, err: bool = False) -> None:
     import shutil
     import textwrap
 
-    indent = " " * (len(text) - len(text.lstrip()) + 2)
+    # What belongs to a label is indented.
+    margin = len(text) - len(text.lstrip())
+    indent = " " * (margin + 2 if margin or re.match(r"[a-z]+: ", text) else 0)
     for line in textwrap.wrap(
         text,
         shutil.get_terminal_size().columns,

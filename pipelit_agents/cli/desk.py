@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipelit_agents.cli._io import AsJson, reporting, show
+from pipelit_agents.cli._io import AsJson, print_wrapped, reporting, show
 
 if TYPE_CHECKING:
     from pipelit_agents import Pipelit
@@ -80,17 +80,22 @@ def serve_desk(
 
         def started(address: str) -> None:
             fields: dict[str, object] = {"address": settings.public_url or address}
+            if settings.public_url or as_json:
+                fields["listens_on"] = address
             if token is not None:
                 fields["set_up_token"] = token
             elif as_json:
                 fields["set_up_token"] = None
             show("The desk is ready.", fields, as_json=as_json)
             if token is not None and not as_json:
-                typer.echo("There is no operator yet: the token makes the first one.")
+                print_wrapped(
+                    "There is no operator yet. Open the address, and type the set-up token there "
+                    "to create the first one. Anyone who has the token can."
+                )
             if not (is_loopback(settings.host) or settings.public_url or settings.allowed_hosts):
-                typer.echo(
-                    "It answers to localhost and its own address only: set PIPELIT_DESK_PUBLIC_URL "
-                    "to the address that people use.",
+                print_wrapped(
+                    "It answers to localhost and its own address only. If people use another "
+                    "address, set it with --public-url or PIPELIT_DESK_PUBLIC_URL.",
                     err=True,
                 )
             # A service manager reads it while the server runs.

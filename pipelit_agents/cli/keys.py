@@ -229,8 +229,9 @@ def _saver(address: str) -> AbstractContextManager[_Saver]:
             return PostgresSaver.from_conn_string(value)
         from langgraph.checkpoint.sqlite import SqliteSaver
     except ModuleNotFoundError as error:
+        extra = "postgres" if address.startswith("env:") else "sqlite"
         raise ConfigurationError(
-            f"--checkpoints needs the checkpointer's package: {error}"
+            f"--checkpoints needs {error.name}: pip install 'pipelit-agents[{extra}]'"
         ) from None
     if "://" in address:
         raise ConfigurationError(

@@ -40,7 +40,7 @@ def demo(
         run = import_module("pipelit_agents.graphs.demo.run").run
     except ModuleNotFoundError as error:
         raise ValueError(
-            f"the demo command needs {error.name}: pip install 'pipelit-agents[demo]'"
+            f"the demo command needs {error.name}: pip install 'pipelit-agents[sqlite]'"
         ) from None
     raise typer.Exit(run(inputs=inputs or [], model=model, as_json=as_json))
 
@@ -75,7 +75,7 @@ def serve_mcp(
         served = import_module("pipelit_agents.tools.mcp")
     except ModuleNotFoundError as error:
         raise ConfigurationError(
-            f"the mcp command needs the mcp extra: pip install 'pipelit-agents[mcp]' ({error})"
+            f"the mcp command needs {error.name}: pip install 'pipelit-agents[mcp]'"
         ) from None
     toolkit = import_module("pipelit_agents.tools").IdentityToolkit
     with Pipelit.from_env() as pipelit:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from types import FrameType
 from typing import Any, Final, Literal, cast
+from urllib.parse import urlsplit
 
 from fastapi import FastAPI
 
@@ -128,6 +129,13 @@ def require_private(settings: DeskSettings) -> None:
     Raises:
         ConfigurationError: They would be.
     """
+    public = urlsplit(settings.public_url)
+    if public.scheme == "http" and not is_loopback(public.hostname or ""):
+        raise ConfigurationError(
+            f"{PREFIX}PUBLIC_URL begins with http://, so others on the network could read API "
+            "keys: set it to the https:// address that people use, such as "
+            f"https://{public.hostname} (--public-url)"
+        )
     if is_loopback(settings.host) or settings.ssl_certfile or settings.trusted_proxies:
         return
     raise ConfigurationError(

@@ -113,6 +113,15 @@ def test_keys_arent_sent_in_clear(host: str, tmp_path: Path) -> None:
     require_private(DeskSettings(_env_file=None, host=host, ssl_certfile=certificate))
 
 
+def test_a_public_address_is_encrypted() -> None:
+    """Behind a proxy too: people would send their keys to http://, before any proxy."""
+    url = "http://desk.example.com"
+    with pytest.raises(ConfigurationError, match=r"https://desk\.example\.com \(--public-url\)"):
+        require_private(DeskSettings(_env_file=None, public_url=url, trusted_proxies=["10.0.0.2"]))
+    for url in ("http://localhost:8440", "http://127.0.0.1", "http://[::1]:1", "https://x.example"):
+        require_private(DeskSettings(_env_file=None, public_url=url))
+
+
 def test_a_key_file_needs_its_certificate(tmp_path: Path) -> None:
     """One without the other would mean no TLS."""
     key = tmp_path / "key.pem"

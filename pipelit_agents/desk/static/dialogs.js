@@ -127,11 +127,15 @@ export async function confirmed({ title, text, button, action, calm }) {
  * @param {Child} [options.after]
  */
 export async function showOnce({ title, text, secrets, after }) {
+  // The recovery codes are the lines of one field.
+  const several = secrets.length > 1 || secrets.some(({ value }) => value.includes("\n"));
   window.addEventListener("beforeunload", stay);
   await show(title, (close) => h(
     "div", { class: "once" },
     h("p", {}, text), secrets.map(secret), after,
-    h("p", { class: "note" }, "It is shown this once. Nobody can look it up later."),
+    h("p", { class: "note" }, several
+      ? "They are shown this once. Nobody can look them up later."
+      : "It is shown this once. Nobody can look it up later."),
     h("div", { class: "buttons" }, h("button", { type: "button", class: "primary", onclick: close }, "I have stored it")),
   ), { firm: true });
   window.removeEventListener("beforeunload", stay);
