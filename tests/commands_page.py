@@ -13,10 +13,21 @@ from pipelit_agents.cli import app
 PAGE = Path(__file__).parent.parent / "docs" / "commands.md"
 HEAD = """# Commands
 
-Written by `make commands` from the help texts of `pipelit-agents`, which reads its
-[settings](index.md#settings) from the environment or from `.env`. Secrets are never arguments:
-they are asked for at a hidden prompt, or read from standard input. Exit code 1 means that something
-was refused or isn't well, 2 that a command was typed wrongly.
+The command `pipelit-agents` sets up the database, manages accounts, credentials, keys and
+approvals, and lists what was decided. It reads its [settings](index.md#settings) from the
+environment or from `.env`. `make commands` writes this page from the texts that
+`pipelit-agents COMMAND --help` prints.
+
+- **Secrets** are never arguments. A command asks for a secret at a hidden prompt, or reads it from
+  standard input.
+- **`--json`** prints one JSON document with complete values; `audit --json` prints a line for each
+  entry. Without it, tables fit the terminal: times are short and in UTC, and names and ids are
+  complete.
+- **Exit codes**: 0 means that the command did its work, 1 that something was refused or isn't well,
+  and 2 that the command was typed wrongly. `credentials test` has a fourth.
+- **Colours** are used in a terminal only. Set `NO_COLOR=1` to turn them off.
+
+All commands:
 """
 
 
@@ -28,14 +39,37 @@ def commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[s
             yield from commands(child, (*path, name))
 
 
+def groups() -> dict[str, list[tuple[tuple[str, ...], Any]]]:
+    """The commands under the headings that the help has, too."""
+    root: Any = typer.main.get_command(app)
+    found: dict[str, list[tuple[tuple[str, ...], Any]]] = {}
+    for name, top in root.commands.items():
+        if not top.hidden:
+            listed = found.setdefault(top.rich_help_panel, [])
+            listed += [each for each in commands(top, (name,)) if _is_run(each[1])]
+    return found
+
+
 def page() -> str:
     """The page as it must be."""
-    found = [HEAD]
-    for path, command in commands(typer.main.get_command(app)):
-        if not path or (hasattr(command, "commands") and not command.invoke_without_command):
-            continue
-        found.append(_section(path, command))
-    return "\n".join(found)
+    found = groups()
+    lines = [HEAD]
+    for title, listed in found.items():
+        lines.append(f"- [{title}](#{_anchor(*title.split())})")
+        for path, _ in listed:
+            lines.append(f"    - [{' '.join(path)}](#{_anchor(*path)})")
+    lines.append("")
+    for title, listed in found.items():
+        lines += [f"## {title}", "", *(_section(path, command) for path, command in listed)]
+    return "\n".join(lines)
+
+
+def _anchor(*words: str) -> str:
+    return "-".join(words).lower()
+
+
+def _is_run(command: Any) -> bool:
+    return not hasattr(command, "commands") or command.invoke_without_command
 
 
 def _section(path: tuple[str, ...], command: Any) -> str:
@@ -43,7 +77,9 @@ def _section(path: tuple[str, ...], command: Any) -> str:
     options = [each for each in command.params if each.param_type_name == "option"]
     typed = ["pipelit-agents", *path, *(each.metavar for each in arguments)]
     typed += [f"{each.opts[0]} …" for each in options if each.required]
-    lines = [f"## {' '.join(path)}", "", f"`{' '.join(typed)}`", "", command.help.strip(), ""]
+    lines = [f"### {' '.join(path)}", "", f"`{' '.join(typed)}`", "", command.help.strip(), ""]
+    if command.epilog:
+        lines += [f"Example: `{command.epilog.rpartition(chr(10))[2]}`", ""]
     if arguments or options:
         lines += ["| | |", "|---|---|"]
     lines += [f"| `{each.metavar}` | {each.help} |" for each in arguments]

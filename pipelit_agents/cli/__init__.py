@@ -7,6 +7,7 @@ from typing import Annotated, Final
 
 import typer
 
+from pipelit_agents.cli._arguments import example
 from pipelit_agents.cli._guard import Guarded
 from pipelit_agents.cli.accounts import agents, users
 from pipelit_agents.cli.applying import apply
@@ -24,6 +25,12 @@ from pipelit_agents.cli.system import backup, check, init
 
 __all__ = ["app"]
 
+# The parts of the help, in this order.
+_SET_UP: Final = "Set up and check"
+_PROGRAMS: Final = "Programs"
+_ACCOUNTS: Final = "Accounts and codes"
+_SECRETS: Final = "Credentials and keys"
+_DECISIONS: Final = "Approvals and audit"
 _ABOUT: Final = "Identity that agents can prove, and secrets they can't leak."
 
 app = typer.Typer(
@@ -33,13 +40,13 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
 )
-app.add_typer(users, name="users")
-app.add_typer(agents, name="agents")
-app.add_typer(credentials_commands, name="credentials")
-app.add_typer(keys_commands, name="keys")
-app.add_typer(mfa_commands, name="mfa")
-app.add_typer(approvals_commands, name="approvals")
-app.add_typer(audit_commands, name="audit")
+app.add_typer(users, name="users", rich_help_panel=_ACCOUNTS)
+app.add_typer(agents, name="agents", rich_help_panel=_ACCOUNTS)
+app.add_typer(mfa_commands, name="mfa", rich_help_panel=_ACCOUNTS)
+app.add_typer(credentials_commands, name="credentials", rich_help_panel=_SECRETS)
+app.add_typer(keys_commands, name="keys", rich_help_panel=_SECRETS)
+app.add_typer(approvals_commands, name="approvals", rich_help_panel=_DECISIONS)
+app.add_typer(audit_commands, name="audit", rich_help_panel=_DECISIONS)
 
 
 def _version(wanted: bool) -> None:
@@ -59,15 +66,19 @@ def main(
     """Read the options that aren't a command's."""
 
 
-approvals_commands.command()(notify)
-app.command()(init)
-app.command()(code)
-app.command()(verify)
-app.command()(demo)
-app.command("mcp")(serve_mcp)
-app.command("desk")(serve_desk)
-app.command()(check)
-app.command()(apply)
+approvals_commands.command(
+    epilog=example("approvals notify --credential hook --webhook https://example.com")
+)(notify)
+app.command(rich_help_panel=_SET_UP)(init)
+app.command(rich_help_panel=_SET_UP)(check)
+app.command(rich_help_panel=_SET_UP, epilog=example("apply accounts.yaml --dry-run"))(apply)
+app.command(rich_help_panel=_SET_UP, epilog=example("backup copy.db"))(backup)
+app.command("desk", rich_help_panel=_PROGRAMS, epilog=example("desk --port 8441"))(serve_desk)
+app.command("mcp", rich_help_panel=_PROGRAMS, epilog=example("mcp agent_lead"))(serve_mcp)
+app.command(rich_help_panel=_PROGRAMS, epilog=example("demo --input notes.txt"))(demo)
+app.command(
+    rich_help_panel=_ACCOUNTS, epilog=example("code agent_researcher --audience agent_lead")
+)(code)
+app.command(rich_help_panel=_ACCOUNTS, epilog=example("verify agent_lead agent_researcher"))(verify)
 # The old name of `keys rotate`, kept for scripts.
 app.command("rotate-key", hidden=True)(rotate_key)
-app.command()(backup)

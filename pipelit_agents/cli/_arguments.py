@@ -11,13 +11,18 @@ from pipelit_agents.cli._io import (
     duration,
 )
 
-__all__ = ["expiry"]
+__all__ = ["example", "expiry"]
 
 Name = Annotated[str, typer.Argument(help="The account's exact name.", metavar="USERNAME")]
 ExpiresIn = Annotated[
     str | None,
     typer.Option(help="How long its API key is valid, such as 90d. By default, it doesn't expire."),
 ]
+
+
+def example(words: str) -> str:
+    """Return the end of a command's help: an example in a line that can be copied."""
+    return f"Example:\n\npipelit-agents {words}"
 
 
 def expiry(expires_in: str | None) -> datetime | None:

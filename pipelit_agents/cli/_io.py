@@ -107,6 +107,10 @@ def reporting(command: Callable[P, R]) -> Callable[P, R]:
             message = _in_options(message, command) + _hint(error, kwargs)
             _fail(error, message, as_json=bool(kwargs.get("as_json")))
 
+    # Typer keeps the line breaks of a docstring, so paragraphs would be broken where ours are.
+    wrapped.__doc__ = "\n\n".join(
+        " ".join(each.split()) for each in (command.__doc__ or "").split("\n\n")
+    )
     return wrapped
 
 

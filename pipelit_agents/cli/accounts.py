@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal, TypeAlias, cast
 
 import typer
 
-from pipelit_agents.cli._arguments import ExpiresIn, Name, expiry
+from pipelit_agents.cli._arguments import ExpiresIn, Name, example, expiry
 from pipelit_agents.cli._io import (
     AsJson,
     Yes,
@@ -51,7 +51,7 @@ _NO_AGENT: Final = (
 )
 
 
-@users.command("create")
+@users.command("create", epilog=example("users create alice --role operator"))
 @reporting
 def create_user(
     username: Name,
@@ -92,7 +92,7 @@ def list_users(*, as_json: AsJson = False) -> None:
     show_table(rows, (_USERNAME, Column("kind"), *_COLUMNS), as_json=False, empty=_NO_ACCOUNT)
 
 
-@users.command("role")
+@users.command("role", epilog=example("users role bob operator"))
 @reporting
 def set_role(
     username: Name,
@@ -108,7 +108,9 @@ def set_role(
     show("Done.", {"username": user.username, "role": user.role}, as_json=as_json)
 
 
-@agents.command("create")
+@agents.command(
+    "create", epilog=example("agents create agent_lead --owner alice --purpose research")
+)
 @reporting
 def create_agent(
     username: Name,
@@ -118,7 +120,8 @@ def create_agent(
     may_create_agents: Annotated[
         bool | None,
         typer.Option(
-            help="Whether it may create agents itself. By default, an agent that a person owns may."
+            help="Whether it may create agents itself: --no-may-create-agents forbids it. By "
+            "default, an agent that a person owns may."
         ),
     ] = None,
     expires_in: ExpiresIn = None,
@@ -143,7 +146,7 @@ def create_agent(
     show("Created.", fields, as_json=as_json, once=["api_key", "provisioning_uri"])
 
 
-@agents.command("list")
+@agents.command("list", epilog=example("agents list --owner alice"))
 @reporting
 def list_agents(
     *,
@@ -161,7 +164,7 @@ def list_agents(
     show_table(found, (_USERNAME, *_COLUMNS), as_json=as_json, empty=empty)
 
 
-@agents.command("rotate-totp")
+@agents.command("rotate-totp", epilog=example("agents rotate-totp agent_lead --overlap 10m"))
 @reporting
 def rotate_totp(
     username: Name,
@@ -183,7 +186,7 @@ def rotate_totp(
     show("Rotated.", fields, as_json=as_json, once=["provisioning_uri"])
 
 
-@agents.command("peering")
+@agents.command("peering", epilog=example("agents peering agent_lead --domain acme"))
 @reporting
 def issue_peering(
     username: Name,
@@ -204,7 +207,7 @@ def issue_peering(
     hand_over("Issued.", fields, "peering_uri", as_json=as_json)
 
 
-@agents.command("enroll")
+@agents.command("enroll", epilog=example("agents enroll agent_acme --domain acme"))
 @reporting
 def enroll_peer(
     username: Name,
@@ -225,8 +228,8 @@ def enroll_peer(
     show("Enrolled.", fields, as_json=as_json)
 
 
-@users.command("show")
-@agents.command("show")
+@users.command("show", epilog=example("users show alice"))
+@agents.command("show", epilog=example("agents show agent_lead"))
 @reporting
 def show_account(username: Name, *, as_json: AsJson = False) -> None:
     """Show one account."""
@@ -236,8 +239,8 @@ def show_account(username: Name, *, as_json: AsJson = False) -> None:
         show("", asdict(pipelit.users.get(username)), as_json=as_json)
 
 
-@users.command("deactivate")
-@agents.command("deactivate")
+@users.command("deactivate", epilog=example("users deactivate bob"))
+@agents.command("deactivate", epilog=example("agents deactivate agent_lead"))
 @reporting
 def deactivate(username: Name, *, yes: Yes = False, as_json: AsJson = False) -> None:
     """Deactivate an account and all agents that it owns. This can't be undone."""
@@ -259,8 +262,8 @@ def deactivate(username: Name, *, yes: Yes = False, as_json: AsJson = False) -> 
         )
 
 
-@users.command("lanes")
-@agents.command("lanes")
+@users.command("lanes", epilog=example("users lanes alice"))
+@agents.command("lanes", epilog=example("agents lanes agent_lead"))
 @reporting
 def show_lanes(username: Name, *, as_json: AsJson = False) -> None:
     """List the lanes that count failed codes for an account, and their locks."""
@@ -272,8 +275,8 @@ def show_lanes(username: Name, *, as_json: AsJson = False) -> None:
     show_table(found, _LANES, as_json=as_json, empty=empty)
 
 
-@users.command("unlock")
-@agents.command("unlock")
+@users.command("unlock", epilog=example("users unlock alice"))
+@agents.command("unlock", epilog=example("agents unlock agent_lead --lane others"))
 @reporting
 def unlock(
     username: Name,

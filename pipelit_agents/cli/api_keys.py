@@ -6,7 +6,7 @@ from typing import Annotated, Final
 
 import typer
 
-from pipelit_agents.cli._arguments import Name, expiry
+from pipelit_agents.cli._arguments import Name, example, expiry
 from pipelit_agents.cli._io import (
     AsJson,
     Yes,
@@ -30,7 +30,7 @@ _COLUMNS: Final = columns_of(
 keys = typer.Typer(help="Manage the API keys of any account.", no_args_is_help=True)
 
 
-@keys.command("list")
+@keys.command("list", epilog=example("users keys list alice"))
 @reporting
 def list_keys(username: Name, *, as_json: AsJson = False) -> None:
     """List an account's API keys, masked. The keys themselves aren't stored."""
@@ -45,7 +45,7 @@ def list_keys(username: Name, *, as_json: AsJson = False) -> None:
     show_table(found, _COLUMNS, as_json=as_json, empty=empty)
 
 
-@keys.command("issue")
+@keys.command("issue", epilog=example("users keys issue alice --name laptop --expires-in 90d"))
 @reporting
 def issue_key(
     username: Name,
@@ -67,7 +67,7 @@ def issue_key(
     hand_over("Issued.", fields, "api_key", as_json=as_json)
 
 
-@keys.command("revoke")
+@keys.command("revoke", epilog=example("users keys revoke 4f1d09ac2b7e"))
 @reporting
 def revoke_key(
     key_id: Annotated[

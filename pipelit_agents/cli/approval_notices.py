@@ -46,7 +46,10 @@ def notify(
         bool, typer.Option("--watch", help="Go on until the command is stopped.")
     ] = False,
     every: Annotated[
-        int, typer.Option(help="With --watch: seconds between two rounds.", min=1, max=3600)
+        int,
+        typer.Option(
+            help="With --watch: seconds between two rounds.", metavar="NUMBER", min=1, max=3600
+        ),
     ] = 5,
     as_json: AsJson = False,
 ) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO, Final, TextIO
 
 import typer
 
+from pipelit_agents.cli._arguments import example
 from pipelit_agents.cli._io import (
     AsJson,
     read_secret,
@@ -48,7 +49,7 @@ _LIMIT: Final = (
 )
 
 
-@approvals.command("list")
+@approvals.command("list", epilog=example("approvals list --user alice"))
 @reporting
 def list_questions(
     *,
@@ -59,7 +60,8 @@ def list_questions(
         bool, typer.Option("--all", help="Also those that were answered, or have expired.")
     ] = False,
     limit: Annotated[
-        int, typer.Option(help="The maximum number of questions, with --all.", min=1)
+        int,
+        typer.Option(help="The maximum number of questions, with --all.", metavar="NUMBER", min=1),
     ] = 100,
     as_json: AsJson = False,
 ) -> None:
@@ -80,7 +82,7 @@ def list_questions(
         typer.echo("For all of one: pipelit-agents approvals show ID")
 
 
-@approvals.command("show")
+@approvals.command("show", epilog=example("approvals show ID"))
 @reporting
 def show_question(identifier: Id, *, as_json: AsJson = False) -> None:
     """Show a question with exactly what is asked, and who answered it, when and how.
@@ -100,7 +102,7 @@ def show_question(identifier: Id, *, as_json: AsJson = False) -> None:
         typer.echo(f"To answer: pipelit-agents approvals approve {question.id} --user NAME")
 
 
-@approvals.command("approve")
+@approvals.command("approve", epilog=example("approvals approve ID --user alice"))
 @reporting
 def approve(identifier: Id, *, user: User, as_json: AsJson = False) -> None:
     """Display exactly what is asked, then approve it with the person's code.
@@ -118,7 +120,7 @@ def approve(identifier: Id, *, user: User, as_json: AsJson = False) -> None:
     _show_decision(title, decision, state, as_json=as_json)
 
 
-@approvals.command("deny")
+@approvals.command("deny", epilog=example("approvals deny ID --user alice --reason 'too much'"))
 @reporting
 def deny(
     identifier: Id,
@@ -142,7 +144,7 @@ def deny(
     _show_decision("Denied.", decision, "denied", as_json=as_json)
 
 
-@approvals.command("export")
+@approvals.command("export", epilog=example("approvals export register.jsonl"))
 @reporting
 def export(
     path: Annotated[
@@ -186,7 +188,7 @@ def export(
     show("Exported.", fields, as_json=as_json)
 
 
-@approvals.command("verify")
+@approvals.command("verify", epilog=example("approvals verify register.jsonl"))
 @reporting
 def verify(
     path: Annotated[

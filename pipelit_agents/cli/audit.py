@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Final, TypedDict
 
 import typer
 
+from pipelit_agents.cli._arguments import example
 from pipelit_agents.cli._io import (
     AsJson,
     Yes,
@@ -61,7 +62,9 @@ class _Filters(TypedDict):
     since: datetime | None
 
 
-@audit.callback(invoke_without_command=True)
+@audit.callback(
+    invoke_without_command=True, epilog=example("audit --subject agent_lead --since 2h")
+)
 @reporting
 def entries(
     context: typer.Context,
@@ -84,7 +87,9 @@ def entries(
     since: Annotated[
         str | None, typer.Option(help="Only entries since then: 2h, 90d, or a time in ISO 8601.")
     ] = None,
-    limit: Annotated[int, typer.Option(help="The maximum number of entries.", min=1)] = 100,
+    limit: Annotated[
+        int, typer.Option(help="The maximum number of entries.", metavar="NUMBER", min=1)
+    ] = 100,
     follow: Annotated[
         bool, typer.Option("--follow", help="Keep printing new entries until interrupted.")
     ] = False,
@@ -155,7 +160,7 @@ def _since(option: str, text: str) -> datetime:
         raise ValueError(f"{error}, or a time such as 2026-01-31T12:00Z") from None
 
 
-@audit.command("seal")
+@audit.command("seal", epilog=example("audit seal --every 1m"))
 @reporting
 def seal(
     *,
@@ -183,7 +188,7 @@ def seal(
             time.sleep(pause)
 
 
-@audit.command("head")
+@audit.command("head", epilog=example("audit head --append heads.jsonl"))
 @reporting
 def head(
     *,
@@ -218,7 +223,7 @@ def head(
     typer.echo(line)
 
 
-@audit.command("verify")
+@audit.command("verify", epilog=example("audit verify --head heads.jsonl"))
 @reporting
 def verify_trail(
     *,
@@ -256,7 +261,7 @@ def _heads(option: str, path: Path) -> list[AuditHead]:
     return found
 
 
-@audit.command("prune")
+@audit.command("prune", epilog=example("audit prune --before 90d"))
 @reporting
 def prune(
     *,

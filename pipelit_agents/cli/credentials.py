@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final, NoReturn, TypeVar
 import typer
 
 from pipelit_agents._words import has_code_form, is_wordy
+from pipelit_agents.cli._arguments import example
 from pipelit_agents.cli._io import (
     AsJson,
     Yes,
@@ -57,7 +58,11 @@ _UNTESTED: Final = 3
 _MAX_NAME_LENGTH: Final = 64
 
 
-@credentials.command("put", context_settings={"allow_extra_args": True})
+@credentials.command(
+    "put",
+    epilog=example("credentials put openai --kind llm --created-by alice"),
+    context_settings={"allow_extra_args": True},
+)
 @reporting
 def put(
     name: Name,
@@ -129,7 +134,7 @@ def put(
     _show("Stored.", _fields(info), as_json=as_json)
 
 
-@credentials.command("list")
+@credentials.command("list", epilog=example("credentials list --person alice"))
 @reporting
 def list_credentials(
     *,
@@ -156,7 +161,7 @@ def list_credentials(
     show_table(found, _COLUMNS, as_json=as_json, empty=_empty(kind, person))
 
 
-@credentials.command("show")
+@credentials.command("show", epilog=example("credentials show openai"))
 @reporting
 def show_credential(name: Name, *, person: Person = None, as_json: AsJson = False) -> None:
     """Show one credential, masked."""
@@ -167,7 +172,7 @@ def show_credential(name: Name, *, person: Person = None, as_json: AsJson = Fals
         _show("", _fields(found), as_json=as_json)
 
 
-@credentials.command("test")
+@credentials.command("test", epilog=example("credentials test openai --agent agent_lead"))
 @reporting
 def try_credential(
     name: Annotated[
@@ -202,7 +207,7 @@ def try_credential(
         raise typer.Exit(_UNTESTED if found.outcome == "untested" else _FAILED)
 
 
-@credentials.command("delete")
+@credentials.command("delete", epilog=example("credentials delete openai"))
 @reporting
 def delete(
     name: Annotated[

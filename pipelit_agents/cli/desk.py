@@ -27,11 +27,16 @@ def serve_desk(
         str | None, typer.Option(help="The address to listen on; by default 127.0.0.1.")
     ] = None,
     port: Annotated[
-        int | None, typer.Option(help="The port to listen on; by default 8440.", min=0, max=65_535)
+        int | None,
+        typer.Option(
+            help="The port to listen on; by default 8440.", metavar="NUMBER", min=0, max=65_535
+        ),
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option(help="The number of processes; by default 1.", min=1, max=64),
+        typer.Option(
+            help="The number of processes; by default 1.", metavar="NUMBER", min=1, max=64
+        ),
     ] = None,
     public_url: Annotated[
         str | None,

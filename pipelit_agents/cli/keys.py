@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 import typer
 
+from pipelit_agents.cli._arguments import example
 from pipelit_agents.cli._io import (
     AsJson,
     Yes,
@@ -110,7 +111,7 @@ def forget(*, yes: Yes = False, as_json: AsJson = False) -> None:
     show("Deleted.", {"forgotten": list(gone)}, as_json=as_json)
 
 
-@keys.command("status")
+@keys.command("status", epilog=example("keys status --checkpoints checkpoints.db"))
 @reporting
 def status(
     *,
@@ -132,11 +133,13 @@ def status(
     show("", _status(found, models, none_stated=none_stated, as_json=as_json), as_json=as_json)
 
 
-@keys.command("rotate")
+@keys.command("rotate", epilog=example("keys rotate --checkpoints checkpoints.db"))
 @reporting
 def rotate_key(
     *,
-    batch: Annotated[int, typer.Option(help="How many rows to replace at a time.", min=1)] = 100,
+    batch: Annotated[
+        int, typer.Option(help="How many rows to replace at a time.", metavar="NUMBER", min=1)
+    ] = 100,
     checkpoints: Checkpoints = None,
     no_checkpoints: NoCheckpoints = False,
     metadata: Metadata = None,

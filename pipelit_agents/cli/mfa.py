@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipelit_agents.cli._arguments import example
 from pipelit_agents.cli._io import (
     AsJson,
     Yes,
@@ -42,7 +43,7 @@ mfa = typer.Typer(
 Name = Annotated[str, typer.Argument(help="The person's account.", metavar="USERNAME")]
 
 
-@mfa.command("enroll")
+@mfa.command("enroll", epilog=example("mfa enroll alice"))
 @reporting
 def enroll(
     username: Name,
@@ -139,7 +140,7 @@ def _typed_code() -> str:
         ) from None
 
 
-@mfa.command("confirm")
+@mfa.command("confirm", epilog=example("mfa confirm alice"))
 @reporting
 def confirm_factor(username: Name, *, as_json: AsJson = False) -> None:
     """Turn a second factor on with its first code, from a hidden prompt or standard input."""
@@ -154,7 +155,7 @@ def confirm_factor(username: Name, *, as_json: AsJson = False) -> None:
         _show_recovery(codes, _turned_on(username))
 
 
-@mfa.command("recovery-codes")
+@mfa.command("recovery-codes", epilog=example("mfa recovery-codes alice"))
 @reporting
 def recovery_codes(username: Name, *, as_json: AsJson = False) -> None:
     """Replace the recovery codes with ten new ones. This requires a code."""
@@ -169,7 +170,7 @@ def recovery_codes(username: Name, *, as_json: AsJson = False) -> None:
         _show_recovery(codes, f"{username} has new recovery codes. The earlier ones have ended.")
 
 
-@mfa.command("disable")
+@mfa.command("disable", epilog=example("mfa disable alice"))
 @reporting
 def disable(username: Name, *, as_json: AsJson = False) -> None:
     """Turn a second factor off. This requires one of its codes, or a recovery code."""
@@ -181,7 +182,7 @@ def disable(username: Name, *, as_json: AsJson = False) -> None:
     show("Off.", {"username": username}, as_json=as_json)
 
 
-@mfa.command("reset")
+@mfa.command("reset", epilog=example("mfa reset alice"))
 @reporting
 def reset(username: Name, *, yes: Yes = False, as_json: AsJson = False) -> None:
     """Turn a second factor off without a code, for a person who lost phone and recovery codes."""
@@ -194,7 +195,7 @@ def reset(username: Name, *, yes: Yes = False, as_json: AsJson = False) -> None:
     show("Off.", fields, as_json=as_json)
 
 
-@mfa.command("status")
+@mfa.command("status", epilog=example("mfa status alice"))
 @reporting
 def factor(username: Name, *, as_json: AsJson = False) -> None:
     """Show whether a person has a second factor, and how many recovery codes remain."""

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import stat
 import subprocess
 import sys
@@ -84,10 +85,25 @@ EVERY = list(commands(root()))
 
 @pytest.mark.parametrize(("path", "command"), EVERY, ids=[" ".join(path) for path, _ in EVERY])
 def test_every_command_and_option_has_a_help_text(
-    run: Run, path: tuple[str, ...], command: Any
+    run: Run, path: tuple[str, ...], command: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A command, option or argument without a word of help is a defect."""
-    assert run(*path, "--help").exit_code == 0
+    """A command, option or argument without a word of help is a defect.
+
+    The help fits 80 columns. Where something has to be typed, it ends with an example in one line,
+    which the command takes.
+    """
+    monkeypatch.setenv("COLUMNS", "80")
+    done = run(*path, "--help")
+    assert done.exit_code == 0
+    assert all(len(line) <= 80 for line in done.stdout.splitlines()), done.stdout
+    typed_words = any(each.required for each in command.params)
+    assert command.epilog or not typed_words or path == ("rotate-key",)
+    if command.epilog:
+        example = command.epilog.rpartition("\n")[2]
+        assert f" {example}" in [line.rstrip() for line in done.stdout.splitlines()]
+        words = shlex.split(example)
+        assert words[: len(path) + 1] == ["pipelit-agents", *path]
+        command.make_context(path[-1], words[len(path) + 1 :])
     assert command.help
     for parameter in command.params:
         assert getattr(parameter, "help", None), f"{path}: {parameter.name}"

@@ -427,6 +427,6 @@ def test_no_command_is_without_a_section() -> None:
     text: Any = PAGE.read_text()
     for path, command in commands(root()):
         if path and not hasattr(command, "commands"):
-            section = text.split(f"## {' '.join(path)}\n")[1].split("\n## ")[0]
+            section = text.split(f"### {' '.join(path)}\n")[1].split("\n##")[0]
             for parameter in command.params:
                 assert f"`{parameter.opts[0]}`" in section or str(parameter.metavar) in section
