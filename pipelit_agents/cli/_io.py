@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,6 +28,7 @@ __all__ = [
     "duration",
     "encodable",
     "hand_over",
+    "has_colours",
     "may_be_typed_secret",
     "moment",
     "plain",
@@ -60,6 +62,9 @@ _COMMANDS: Final[Mapping[str, str]] = {
     "users.create_agent": "pipelit-agents agents create",
     "users.lanes": "pipelit-agents users lanes",
 }
+_COMMAND_IN_TEXT: Final = re.compile(r"pipelit-agents [^;,`)]+?(?=[;,`)]|\. |$)")
+# A method that a message names beside the command for it.
+_OR_COMMAND: Final = re.compile(r"with [\w.()]+ or(?: with the command|:) (?=pipelit-agents )")
 _METHOD: Final = re.compile(rf"(?<![\w.-])({'|'.join(map(re.escape, _COMMANDS))})(?![\w.])")
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -103,6 +108,7 @@ def reporting(command: Callable[P, R]) -> Callable[P, R]:
             return command(*args, **kwargs)
         except (OverflowError, PipelitError, ValueError, typer.Abort) as error:
             message = str(error) or "stopped at the prompt; nothing was done"
+            message = _OR_COMMAND.sub("with: ", message)
             message = _METHOD.sub(lambda found: _COMMANDS[found[1]], message)
             message = _in_options(message, command) + _hint(error, kwargs)
             _fail(error, message, as_json=bool(kwargs.get("as_json")))
@@ -141,8 +147,22 @@ def show(
         print_once([label_of(key) for key in once])
 
 
-def print_wrapped(text: str, *, err: bool = False) -> None:
-    """Print a line of text; a terminal gets it in lines that fit, broken between words."""
+def print_wrapped(
+    text: str,
+    *,
+    err: bool = False,
+    hang: int | None = None,
+    coloured: Mapping[str, str] | None = None,
+) -> None:
+    """Print a line of text; a terminal gets it in lines that fit, broken between words.
+
+    Args:
+        text: The text.
+        err: Print it on standard error.
+        hang: Blanks before each further line; by default two more than before a text that has a
+            label.
+        coloured: The colour of each beginning of a text; only for terminals.
+    """
     stream = sys.stderr if err else sys.stdout
     text = encodable(text, getattr(stream, "encoding", None))
     if not stream.isatty():
@@ -151,17 +171,29 @@ def print_wrapped(text: str, *, err: bool = False) -> None:
     import shutil
     import textwrap
 
-    # What belongs to a label is indented.
-    margin = len(text) - len(text.lstrip())
-    indent = " " * (margin + 2 if margin or re.match(r"[a-z]+: ", text) else 0)
-    for line in textwrap.wrap(
-        text,
+    if hang is None:
+        margin = len(text) - len(text.lstrip())
+        hang = margin + 2 if margin or re.match(r"[a-z]+: ", text) else 0
+    # A command isn't broken, so that it can be copied.
+    whole = _COMMAND_IN_TEXT.sub(lambda found: found[0].replace(" ", "\0"), text)
+    lines = textwrap.wrap(
+        whole,
         shutil.get_terminal_size().columns,
-        subsequent_indent=indent,
+        subsequent_indent=" " * hang,
         break_long_words=False,
         break_on_hyphens=False,
-    ):
+    )
+    lines = [line.replace("\0", " ") for line in lines]
+    for start, colour in (coloured or {}).items():
+        if text.startswith(start) and has_colours():
+            lines[0] = typer.style(start, fg=colour) + lines[0].removeprefix(start)
+    for line in lines:
         typer.echo(line, err=err)
+
+
+def has_colours() -> bool:
+    """Whether whoever runs the command wants colours in a terminal that has them."""
+    return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def print_once(labels: Sequence[str]) -> None:
@@ -233,7 +265,13 @@ def confirm(question: str, *, yes: bool) -> None:
         return
     if not at_a_terminal():
         raise ValueError(f"{question} There is no terminal to ask at: add --yes to confirm")
-    typer.confirm(safe(question), abort=True, err=True)
+    try:
+        agreed = typer.confirm(safe(question), err=True)
+    except typer.Abort:
+        typer.echo(err=True)
+        raise
+    if not agreed:
+        raise typer.Abort
 
 
 def duration(
@@ -275,7 +313,9 @@ def _ask(name: str) -> str:
 
     try:
         return getpass(f"{name}: ")
-    except EOFError:
+    except (EOFError, KeyboardInterrupt):
+        # The prompt is still on the line.
+        typer.echo(err=True)
         raise typer.Abort from None
 
 

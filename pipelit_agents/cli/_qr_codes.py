@@ -5,9 +5,10 @@ The code fits a terminal of 24 lines and 80 columns together with the question b
 
 from __future__ import annotations
 
-import os
 from typing import Final, TextIO
 from urllib.parse import parse_qs, urlsplit
+
+from pipelit_agents.cli._io import has_colours
 
 __all__ = ["drawn_for"]
 
@@ -52,7 +53,7 @@ def drawn_for(stream: TextIO, uri: str, columns: int) -> str:
         return ""
     if len(matrix[0]) > columns:
         return ""
-    coloured = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    coloured = has_colours()
     blocks = _BLACK_ON_WHITE if coloured else _WHITE_ON_BLACK
     # A module below the last row is white, if the number of rows is odd.
     below = [*matrix[1:], [0] * len(matrix[0])]

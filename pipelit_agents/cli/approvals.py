@@ -14,6 +14,7 @@ import typer
 from pipelit_agents.cli._arguments import example
 from pipelit_agents.cli._io import (
     AsJson,
+    print_wrapped,
     read_secret,
     reporting,
     safe,
@@ -245,8 +246,8 @@ def verify(
         show("", fields, as_json=False)
         for label, texts in (("PROBLEM", report.problems), ("note", report.notes)):
             for each in texts:
-                typer.echo(f"  {label}: {safe(each)}")
-        typer.echo(_LIMIT)
+                print_wrapped(f"  {label}: {safe(each)}")
+        print_wrapped(_LIMIT)
     if not report.whole:
         raise typer.Exit(1)
 

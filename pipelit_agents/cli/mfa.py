@@ -121,8 +121,7 @@ def _first_code(pipelit: Pipelit, username: str, enrolled: SecretStr) -> Sequenc
             if not pipelit.mfa.status(username).pending:
                 raise
             print_wrapped(safe(str(error)), err=True)
-        except (KeyboardInterrupt, typer.Abort):
-            typer.echo(err=True)
+        except typer.Abort:
             raise SecondFactorError(
                 f"stopped before a code was verified. The enrolment of {username} stays pending "
                 "until then, and the app can keep its entry. To go on: pipelit-agents mfa confirm "

@@ -12,12 +12,14 @@ import typer
 
 from pipelit_agents.cli._io import (
     AsJson,
+    print_wrapped,
     reporting,
     show,
 )
 
 __all__ = ["backup", "check", "init"]
 _MARKS: Final = {True: "ok  ", False: "FAIL", None: "-   "}
+_COLOURS: Final = {"ok": "green", "FAIL": "red"}
 
 
 @reporting
@@ -82,11 +84,15 @@ def check(
         typer.echo(json.dumps([dataclasses.asdict(each) for each in found], indent=2))
     else:
         for each in found:
-            typer.echo(f"{_MARKS[each.ok]}  {each.name}: {each.found}")
+            print_wrapped(
+                f"{_MARKS[each.ok]}  {each.name}: {each.found}",
+                hang=len(_MARKS[None]) + 2,
+                coloured=_COLOURS,
+            )
             if each.ok is False:
                 for label, text in (("why", each.why), ("fix", each.fix)):
                     if text:
-                        typer.echo(f"        {label}: {text}")
+                        print_wrapped(f"        {label}: {text}")
         if not deploy:
             typer.echo("For production: pipelit-agents check --deploy")
     if failed:
