@@ -18,8 +18,8 @@ from pipelit_agents.cli._io import (
     reporting,
     show,
 )
-from pipelit_agents.cli._tables import Column, columns_of, show_table
 from pipelit_agents.cli.api_keys import keys
+from pipelit_agents.cli.tables import Column, columns_of, show_table
 
 __all__ = ["agents", "users"]
 

@@ -15,7 +15,7 @@ from pipelit_agents.cli._io import (
     reporting,
     show,
 )
-from pipelit_agents.cli._tables import Column, columns_of, show_table
+from pipelit_agents.cli.tables import Column, columns_of, show_table
 
 __all__ = ["keys"]
 _COLUMNS: Final = columns_of(

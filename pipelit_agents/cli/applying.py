@@ -9,7 +9,7 @@ from typing import Annotated, Final
 import typer
 
 from pipelit_agents.cli._io import AsJson, reporting
-from pipelit_agents.cli._tables import Column, columns_of, show_table
+from pipelit_agents.cli.tables import Column, columns_of, show_table
 
 __all__ = ["apply"]
 _COLUMNS: Final = columns_of(

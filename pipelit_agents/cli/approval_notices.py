@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from pipelit_agents.cli._io import AsJson, reporting, safe
-from pipelit_agents.cli._tables import Column, columns_of, show_table
+from pipelit_agents.cli.tables import Column, columns_of, show_table
 from pipelit_agents.errors import StorageError
 
 if TYPE_CHECKING:

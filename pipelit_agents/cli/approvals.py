@@ -20,7 +20,6 @@ from pipelit_agents.cli._io import (
     safe,
     show,
 )
-from pipelit_agents.cli._tables import show_table
 from pipelit_agents.cli.questions import (
     decision_document,
     display,
@@ -28,6 +27,7 @@ from pipelit_agents.cli.questions import (
     show_all,
     show_pending,
 )
+from pipelit_agents.cli.tables import show_table
 from pipelit_agents.errors import ApprovalClosed, ApprovalNotFound, ConfigurationError
 
 if TYPE_CHECKING:

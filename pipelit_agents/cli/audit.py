@@ -22,7 +22,7 @@ from pipelit_agents.cli._io import (
     safe,
     show,
 )
-from pipelit_agents.cli._tables import Column, columns_of, show_table
+from pipelit_agents.cli.tables import Column, columns_of, show_table
 from pipelit_agents.errors import (
     ConfigurationError,
 )

@@ -19,7 +19,7 @@ from pipelit_agents.cli._io import (
     reporting,
     show,
 )
-from pipelit_agents.cli._tables import Column, columns_of, show_table
+from pipelit_agents.cli.tables import Column, columns_of, show_table
 from pipelit_agents.errors import CommonSecretWarning, ShortSecretWarning, UnknownAccountWarning
 
 if TYPE_CHECKING:

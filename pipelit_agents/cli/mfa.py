@@ -91,7 +91,7 @@ def _show_enrolment(username: str, uri: str, png: Path | None) -> None:
     """Show the QR code, and last of all the question, which is below it in 24 lines."""
     import shutil
 
-    from pipelit_agents.cli._qr_codes import drawn_for
+    from pipelit_agents.cli.qr_codes import drawn_for
 
     if png is not None:
         typer.echo(f"Scan the QR code in this file with an authenticator app: {safe(str(png))}")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 import typer
 
 from pipelit_agents.cli._io import encodable, moment, safe
-from pipelit_agents.cli._tables import Column, columns_of, show_table
+from pipelit_agents.cli.tables import Column, columns_of, show_table
 from pipelit_agents.exact import exact_json, exact_line, unpadded, warnings
 
 if TYPE_CHECKING:

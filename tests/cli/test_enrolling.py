@@ -17,7 +17,7 @@ from command_line import root
 from PIL import Image, ImageDraw
 
 from pipelit_agents import Pipelit
-from pipelit_agents.cli._qr_codes import drawn_for
+from pipelit_agents.cli.qr_codes import drawn_for
 from pipelit_agents.protocol.provisioning_uri import provisioning_uri
 
 COLUMNS, LINES = 80, 24

@@ -16,7 +16,7 @@ from rich.cells import cell_len
 from test_mfa import app_of
 
 from pipelit_agents import Keyring, Pipelit
-from pipelit_agents.cli._tables import Column, columns_of, show_table
+from pipelit_agents.cli.tables import Column, columns_of, show_table
 from pipelit_agents.errors import CodeRejected
 
 WIDTH = 80
