@@ -60,6 +60,7 @@ _COMMANDS: Final[Mapping[str, str]] = {
     "list_api_keys": "pipelit-agents users keys list USERNAME",
     "users.create": "pipelit-agents users create",
     "users.create_agent": "pipelit-agents agents create",
+    "users.issue_peering": "pipelit-agents agents peering",
     "users.lanes": "pipelit-agents users lanes",
 }
 _COMMAND_IN_TEXT: Final = re.compile(r"pipelit-agents [^;,`)]+?(?=[;,`)]|\. |$)")
@@ -90,6 +91,7 @@ _BLANK: Final[Mapping[str, str]] = {
 _LABELS: Final[Mapping[str, str]] = {
     "allow": "who may open it",
     "api_key": "API key",
+    "masked": "secret",
     "peering_uri": "peering URI",
     "provisioning_uri": "provisioning URI",
     "qr_code": "QR code",
@@ -405,7 +407,8 @@ def worded(field: str, value: object) -> str:
     if isinstance(value, Mapping):
         return json.dumps(dict(value), ensure_ascii=False)
     if isinstance(value, list | tuple):
-        return ", ".join(map(str, value))
+        found = [str(each) for each in value]
+        return ("; " if any(" " in each for each in found) else ", ").join(found)
     return str(value)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -61,6 +62,10 @@ def notify(
     """
     from pipelit_agents import Pipelit, Webhook
 
+    # Each failure is in the table, so it isn't printed as a log record too.
+    logging.getLogger("pipelit_agents.operations.approval_notices").addHandler(
+        logging.NullHandler()
+    )
     receiver = Webhook(webhook, credential, include_arguments=include_arguments, timeout=timeout)
     with Pipelit.from_env() as pipelit:
         if not watch:

@@ -100,7 +100,7 @@ def show_question(identifier: Id, *, as_json: AsJson = False) -> None:
         return
     display(question, err=False)
     if question.state == "pending":
-        typer.echo(f"To answer: pipelit-agents approvals approve {question.id} --user NAME")
+        print_wrapped(f"To answer: pipelit-agents approvals approve {question.id} --user NAME")
 
 
 @approvals.command("approve", epilog=example("approvals approve ID --user alice"))

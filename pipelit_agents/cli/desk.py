@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -79,8 +81,7 @@ def serve_desk(
         "ssl_keyfile": ssl_keyfile,
     }
     settings = DeskSettings(**{name: each for name, each in chosen.items() if each is not None})
-    _log_to_stderr()
-    with Pipelit.from_env() as pipelit:
+    with _log_on_stderr(), Pipelit.from_env() as pipelit:
         token = _set_up_token(pipelit)
 
         def started(address: str) -> None:
@@ -120,10 +121,16 @@ def _set_up_token(pipelit: Pipelit) -> str | None:
     return None if token is None else token.get_secret_value()
 
 
-def _log_to_stderr() -> None:
+@contextmanager
+def _log_on_stderr() -> Iterator[None]:
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter(_LOG_FORMAT))
-    for name, level in (("pipelit_agents", logging.INFO), ("uvicorn", logging.WARNING)):
-        logger = logging.getLogger(name)
+    loggers = [logging.getLogger(name) for name in ("pipelit_agents", "uvicorn")]
+    for logger, level in zip(loggers, (logging.INFO, logging.WARNING), strict=True):
         logger.addHandler(handler)
         logger.setLevel(level)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)

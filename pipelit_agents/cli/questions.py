@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import typer
 
-from pipelit_agents.cli._io import encodable, moment, safe
+from pipelit_agents.cli._io import encodable, moment, print_wrapped, safe
 from pipelit_agents.cli.tables import Column, columns_of, show_table
 from pipelit_agents.exact import exact_json, exact_line, unpadded, warnings
 
@@ -80,11 +80,13 @@ def display(question: ApprovalRequest, *, err: bool) -> None:
     exact = exact_json(question.shown)
     shown = "only its digest is known" if question.shown is None else exact
     # Last what must be read: a long value scrolls away.
-    for line in (shown, *_lines(question, exact)):
+    for line in (shown, *_facts_and_answers(question, exact)):
         typer.echo(encodable(line, getattr(stream, "encoding", None)), err=err)
+    for line in _warnings(question, exact):
+        print_wrapped(line, err=err)
 
 
-def _lines(question: ApprovalRequest, exact: str) -> Iterator[str]:
+def _facts_and_answers(question: ApprovalRequest, exact: str) -> Iterator[str]:
     for name, value in _facts(question, exact).items():
         # A thread's id is the caller's, and could draw another fact on the next line.
         yield unpadded(safe(f"  {name}: {value}"))
@@ -98,6 +100,9 @@ def _lines(question: ApprovalRequest, exact: str) -> Iterator[str]:
         reason = f", because {json.dumps(each.reason)}" if each.reason else ""
         line = f"  {each.decision} by {each.actor} at {moment(each.at)}, with "
         yield unpadded(safe(f"{line}{_FACTORS.get(each.factor, each.factor)}{reason}"))
+
+
+def _warnings(question: ApprovalRequest, exact: str) -> Iterator[str]:
     if len(exact) > _MAX_SCREEN:
         yield (
             "  WARNING: the beginning may have scrolled away: read all of it with: pipelit-agents "
