@@ -5,21 +5,24 @@ from __future__ import annotations
 import gc
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from pipelit_agents.cli._io import AsJson, print_wrapped, reporting, show
+from pipelit_agents.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from pipelit_agents import Pipelit
 
 __all__ = ["serve_desk"]
 
-_LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+# The options that aren't named after their setting.
+_OPTIONS: Final = {"trusted_proxies": "--behind-proxy"}
+_LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 @reporting
@@ -80,7 +83,11 @@ def serve_desk(
         "ssl_certfile": ssl_certfile,
         "ssl_keyfile": ssl_keyfile,
     }
-    settings = DeskSettings(**{name: each for name, each in chosen.items() if each is not None})
+    given = {name: each for name, each in chosen.items() if each is not None}
+    try:
+        settings = DeskSettings(**given)
+    except ConfigurationError as error:
+        raise ConfigurationError(_by_option(str(error), given)) from None
     with _log_on_stderr(), Pipelit.from_env() as pipelit:
         token = _set_up_token(pipelit)
 
@@ -112,6 +119,16 @@ def serve_desk(
         gc.collect()
         gc.freeze()
         serve(app, settings, started=started)
+
+
+def _by_option(message: str, given: Iterable[str]) -> str:
+    """Name the option that was typed, where a message begins with its setting."""
+    for name in given:
+        option = _OPTIONS.get(name, f"--{name.replace('_', '-')}")
+        setting = f"PIPELIT_DESK_{name.upper()}:"
+        if message.startswith(setting):
+            return f"{option}:{message.removeprefix(setting)}"
+    return message
 
 
 def _set_up_token(pipelit: Pipelit) -> str | None:

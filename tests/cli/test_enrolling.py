@@ -102,7 +102,9 @@ def test_a_wrong_code_is_asked_for_again(enrolling: Callable[[], Terminal]) -> N
     for wrong, said in (("", "no code was typed"), ("abc", "6 digits"), ("000000", "4 more wrong")):
         terminal.type(f"{wrong}\n")
         assert said in terminal.until("Code: ")
-    terminal.type(f"{pyotp.parse_uri(found.text).now()}\n")  # type: ignore[union-attr]
+    app = pyotp.parse_uri(found.text)
+    assert isinstance(app, pyotp.TOTP)
+    terminal.type(f"{app.now()}\n")
     code, rest = terminal.end()
     assert code == 0, rest
     assert re.findall(r"^ +(\d+)\. (?:[A-Z0-9]{4}-){3}[A-Z0-9]{4}$", rest, re.M) == [
