@@ -94,6 +94,8 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
         pipelit.users.create_agent("agent_short", owner=LONG, purpose=FOREIGN)
         pipelit.users.create_agent("agent_gone", owner="alice", purpose="x" * 120)
         pipelit.users.deactivate("agent_gone")
+        # Nobody's owner, so it is only listed as itself.
+        pipelit.users.create_agent("d" * 149, owner="alice", purpose="x")
         pipelit.users.issue_api_key(LONG, name="a laptop with a long name " * 4)
         for _ in range(2):
             with pytest.raises(CodeRejected):
@@ -205,6 +207,30 @@ def test_a_column_that_says_nothing_is_left_out(
     shown = table(capsys, rows, *columns)
     assert re.search(r"^ +a +n +no$", shown, re.MULTILINE)
     assert re.search(r"^ +b +none +yes$", shown, re.MULTILINE)
+
+
+def test_each_width_of_names_fits(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a table as long as it fits, and then as blocks; a name is whole in both."""
+    monkeypatch.setenv("COLUMNS", str(WIDTH))
+    columns = (
+        Column("username", "id", head=True),
+        Column("owner", "id"),
+        "purpose",
+        Column("n", "cut"),
+    )
+    for length in range(1, 150):
+        names = "a" * length, "b" * (length // 2 + 1)
+        row = {
+            "username": names[0],
+            "owner": names[1],
+            "purpose": TEXT,
+            "n": FOREIGN[: length // 3],
+        }
+        shown = table(capsys, [row], *columns)
+        require_fitting(shown)
+        assert all(name in shown.split() for name in names), shown
 
 
 def test_a_terminal_gets_colours_unless_it_wants_none(
