@@ -14,7 +14,7 @@ PAGE = Path(__file__).parent.parent / "docs" / "commands.md"
 HEAD = """# Commands
 
 The command `pipelit-agents` sets up the database, manages accounts, credentials, keys and
-approvals, and lists what was decided. It reads its [settings](index.md#settings) from the
+approvals, and lists what was decided. It reads its [settings](reference/settings.md) from the
 environment or from `.env`. `make commands` writes this page from the texts that
 `pipelit-agents COMMAND --help` prints.
 
