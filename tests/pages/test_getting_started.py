@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,17 +60,17 @@ class Reader:
         return done.stderr + done.stdout
 
     def enrols(self, said: str) -> None:
-        """Turn Alice's second factor on with the code before this one, which she approves with."""
+        """Turn Alice's second factor on; she approves with recovery codes, at any time."""
         (uri,) = re.findall(r"otpauth://\S+", said)
         phone = pyotp.parse_uri(uri)
         assert isinstance(phone, pyotp.TOTP)
-        told = self.types("pipelit-agents mfa confirm alice", phone.at(int(time.time()) - 30))
-        self.codes = [re.findall(r"\b(?:[A-Z2-7]{4}-){3}[A-Z2-7]{4}\b", told)[0], phone.now()]
+        told = self.types("pipelit-agents mfa confirm alice", phone.now())
+        self.codes = re.findall(r"\b(?:[A-Z2-7]{4}-){3}[A-Z2-7]{4}\b", told)
 
 
 def is_said(shown: str, said: str) -> bool:
     """Whether all lines that the page shows were printed, in their order."""
-    shown = re.sub(r"\d{4}-\d\d-\d\dT[\d:]+Z", "…", shown)
+    shown = re.sub(r"today \d\d:\d\d", "…", shown)
     lines = [re.escape(" ".join(line.split())).replace("…", ".*") for line in shown.splitlines()]
     wanted = ".*".join(line for line in lines if line)
     return bool(re.search(wanted, " ".join(said.split()), re.DOTALL))
