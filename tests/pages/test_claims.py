@@ -224,8 +224,12 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
         "verification": ["the_window_is_one_step_each_way"],
         "faults": ["a_verifier_whose_clock_is_off_decides_by_the_ledgers"],
     },
+    "The clock of the server": {
+        "verification": ["the_window_is_one_step_each_way"],
+        "faults": ["a_verifier_whose_clock_is_off_decides_by_the_ledgers"],
+    },
     "An accepted audience code says": {"tools_in_agents": ["a_relayed_code_vouches_for_no_words"]},
-    "It doesn't say who brought the": {"tools_in_agents": ["a_relayed_code_vouches_for_no_words"]},
+    "It doesn't say who sent": {"tools_in_agents": ["a_relayed_code_vouches_for_no_words"]},
     "Anyone who gets hold of the code": {
         "tools_in_agents": ["a_relayed_code_vouches_for_no_words"]
     },
@@ -237,7 +241,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
         "verification": ["a_code_is_good_with_its_own_message_alone"],
         "tools_in_agents": ["a_relayed_code_carries_its_makers_words_or_none"],
     },
-    "So a relayed code carries its": {
+    "So a relayed code confirms": {
         "verification": ["a_code_is_good_with_its_own_message_alone"],
         "tools_in_agents": ["a_relayed_code_carries_its_makers_words_or_none"],
     },
@@ -265,6 +269,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
     "A count in one lane changes nothing": {
         "ledger": ["a_hundred_failures_of_others_lock_nobody_out"]
     },
+    "So strangers can lock only": {"ledger": ["a_hundred_failures_of_others_lock_nobody_out"]},
     "an audience code (8 digits)": {
         "ledger": ["a_hundred_wrong_codes_said_to_one_verifier_close_its_own_lane_only"]
     },
@@ -314,7 +319,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
         ]
     },
     "The first lock of a lane has": {"ledger": ["the_first_lock_of_a_lane_is_an_alarm"]},
-    "If everybody guesses for a year,": {
+    "If attackers guess for a": {
         "guessing": [
             "a_year_of_guessing_at_a_person",
             "a_year_of_guessing_at_an_agent",
@@ -352,19 +357,16 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
     },
     "One guess is right with a chance": {"ledger": ["a_policy_that_is_taken_keeps_the_promise"]},
     "A lane in which no code is right": {"ledger": ["a_policy_that_is_taken_keeps_the_promise"]},
-    "Right codes, unlocks and new": {
+    "Such resets allow 103 more": {"ledger": ["a_right_code_forgives_only_so_many_guesses_a_year"]},
+    "Three quarters of this allowance": {
         "ledger": ["a_right_code_forgives_only_so_many_guesses_a_year"]
     },
-    "Three quarters of them can be": {
-        "ledger": ["a_right_code_forgives_only_so_many_guesses_a_year"]
-    },
-    "After that, a right code is still": {
-        "ledger": ["a_right_code_forgives_only_so_many_guesses_a_year"]
-    },
+    "A right code, an unlock": {"ledger": ["a_right_code_forgives_only_so_many_guesses_a_year"]},
+    "When it is used up,": {"ledger": ["a_right_code_forgives_only_so_many_guesses_a_year"]},
     "A `VerificationPolicy` that can't": {
         "ledger": ["a_policy_that_lets_guessing_succeed_is_refused"]
     },
-    "The bound holds whatever an operator": {
+    "The bound holds even if": {
         "guessing": [
             "a_year_of_guessing_at_a_person_who_is_unlocked_and_enrolled_again_and_again",
             "a_year_of_guessing_at_an_agent_that_is_unlocked_and_rotated_again_and_again",
@@ -377,8 +379,8 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
     "In a lane that has used up its": {
         "guessing": ["a_year_of_guessing_at_an_agent_that_is_unlocked_and_rotated_again_and_again"]
     },
-    "Of the enrolments of one person,": {"guessing": ["a_year_of_guessing_at_first_codes"]},
-    "A first code of another moment,": {
+    "For all enrolments of one": {"guessing": ["a_year_of_guessing_at_first_codes"]},
+    "A first code that is": {
         "mfa": [
             "a_phone_whose_clock_is_off_uses_up_nothing",
             "a_code_that_was_told_to_be_of_a_later_moment_never_confirms",
@@ -390,13 +392,15 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "a_code_that_was_told_to_be_of_a_later_moment_never_confirms",
         ]
     },
-    "Nobody can open a lane that has": {
-        "ledger": ["a_right_code_forgives_only_so_many_guesses_a_year"]
+    "The message says how wrong": {
+        "mfa": [
+            "a_phone_whose_clock_is_off_uses_up_nothing",
+            "a_code_that_was_told_to_be_of_a_later_moment_never_confirms",
+        ]
     },
-    "It opens by itself, for one code": {
-        "ledger": ["a_right_code_forgives_only_so_many_guesses_a_year"]
-    },
-    "`users unlock` returns the lanes": {
+    "Nobody can unlock a lane": {"ledger": ["a_right_code_forgives_only_so_many_guesses_a_year"]},
+    "After each lock of at": {"ledger": ["a_right_code_forgives_only_so_many_guesses_a_year"]},
+    "`users unlock` lists the lanes": {
         "ledger": ["a_right_code_forgives_only_so_many_guesses_a_year"]
     },
     "Only the person, and anyone who": {
@@ -405,14 +409,24 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
     "If somebody else has the key,": {
         "guessing": ["a_year_of_guessing_at_a_person_who_is_unlocked_and_enrolled_again_and_again"]
     },
-    "The person then uses recovery": {
+    "The person can then use": {
         "guessing": ["a_year_of_guessing_at_a_person_who_is_unlocked_and_enrolled_again_and_again"]
     },
-    "Or enrol the person again at": {
+    "No lane counts them, and": {
         "guessing": ["a_year_of_guessing_at_a_person_who_is_unlocked_and_enrolled_again_and_again"]
     },
-    "Anyone who types first codes": {"guessing": ["a_year_of_guessing_at_first_codes"]},
+    "You can also enrol the": {
+        "guessing": ["a_year_of_guessing_at_a_person_who_is_unlocked_and_enrolled_again_and_again"]
+    },
+    "The person can enter them.": {"guessing": ["a_year_of_guessing_at_first_codes"]},
+    "So can anyone who has": {"guessing": ["a_year_of_guessing_at_first_codes"]},
     "`mfa.confirm` then evaluates": {
+        "mfa": [
+            "who_was_shown_the_secret_enrols_whoever_used_up_first_codes",
+            "only_the_present_enrolment_proves_possession",
+        ]
+    },
+    'The lane "first" is used': {
         "mfa": [
             "who_was_shown_the_secret_enrols_whoever_used_up_first_codes",
             "only_the_present_enrolment_proves_possession",
@@ -433,19 +447,23 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
         "proof": ["failures_lock_nobody"],
         "api_keys": ["failed_tries_never_lock"],
     },
-    "Strangers can't close the lane": {
+    "Their failures are audited, but": {
+        "proof": ["failures_lock_nobody"],
+        "api_keys": ["failed_tries_never_lock"],
+    },
+    "Strangers can't lock the lane": {
         "ledger": [
             "strangers_never_close_the_lane_of_the_peers_family",
             "guesses_of_the_family_close_no_lane_of_others",
         ]
     },
-    "A new secret begins unspent.": {
+    "No code of a new": {
         "clocks": ["a_new_secret_begins_unspent", "a_spent_code_of_the_old_secret_stays_spent"]
     },
     "During an overlap, codes that": {
         "clocks": ["a_new_secret_begins_unspent", "a_spent_code_of_the_old_secret_stays_spent"]
     },
-    "A spent step, a lock or an epoch": {
+    "No code is accepted because": {
         "clocks": [
             "a_step_that_was_spent_ahead_of_the_clock_is_named_and_repaired",
             "locks_and_waits_from_ahead_last_no_longer_than_others",
@@ -455,22 +473,31 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
     "`users unlock` sets such a spent": {
         "clocks": ["a_step_that_was_spent_ahead_of_the_clock_is_named_and_repaired"]
     },
+    "If a clock was ahead,": {
+        "clocks": ["a_step_that_was_spent_ahead_of_the_clock_is_named_and_repaired"]
+    },
     "The steps that were spent after": {
         "ledger": [
             "what_was_spent_ahead_of_the_clock_stays_spent_when_its_moment_comes",
             "an_unlock_by_a_clock_that_is_behind_makes_no_spent_code_good",
         ]
     },
-    "A peer that is enrolled again": {
+    "Their codes are still refused": {
+        "ledger": [
+            "what_was_spent_ahead_of_the_clock_stays_spent_when_its_moment_comes",
+            "an_unlock_by_a_clock_that_is_behind_makes_no_spent_code_good",
+        ]
+    },
+    "If a peer is enrolled": {
         "peering": ["a_spent_code_stays_spent_when_its_secret_is_enrolled_again"]
     },
-    "A clock that jumps while the": {
+    "If a clock jumps while": {
         "clocks": [
             "a_clock_that_is_behind_at_the_start_makes_no_spent_code_good",
             "a_clock_that_is_set_begins_a_new_epoch",
         ]
     },
-    "The ledger then refuses, for": {
+    "The [ledger](docs/concepts.md#ledger-and-limits), which counts attempts": {
         "clocks": [
             "a_clock_that_is_behind_at_the_start_makes_no_spent_code_good",
             "a_clock_that_is_set_begins_a_new_epoch",
@@ -535,6 +562,10 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
         "provisioning": ["names_with_a_prefix"],
         "tools": ["a_developer_chooses_the_prefix"],
     },
+    "The part that the model": {
+        "provisioning": ["names_with_a_prefix"],
+        "tools": ["a_developer_chooses_the_prefix"],
+    },
     "So a prompt can't take a name": {
         "provisioning": ["names_with_a_prefix"],
         "tools": ["a_developer_chooses_the_prefix"],
@@ -552,7 +583,11 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "agents_leave_places_for_agents_that_people_make",
         ]
     },
-    "`get_totp_code` can be used to": {
+    "`get_totp_code` shows whether an agent": {
+        "tools_in_agents": ["a_deactivated_audience_gets_no_code"],
+        "tools": ["there_is_no_code_for_whoever_cannot_check_it"],
+    },
+    "Its answer is the same": {
         "tools_in_agents": ["a_deactivated_audience_gets_no_code"],
         "tools": ["there_is_no_code_for_whoever_cannot_check_it"],
     },
@@ -560,11 +595,11 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
         "tools_in_agents": ["questions_about_names_are_bounded"],
         "questions": ["each_asker_and_action_is_counted_by_itself"],
     },
-    "After that, only this agent waits,": {
+    "After that, this agent has": {
         "tools_in_agents": ["questions_about_names_are_bounded"],
         "questions": ["each_asker_and_action_is_counted_by_itself"],
     },
-    "A code that can be right is never": {"tools_in_agents": ["questions_about_names_are_bounded"]},
+    "A code that has the": {"tools_in_agents": ["questions_about_names_are_bounded"]},
     "A child proves that it holds": {
         "spawn": ["an_impostor_of_the_same_name_is_refused", "another_identitys_proof_is_refused"],
         "proof": [
@@ -583,7 +618,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
         "spawn": ["proven_bytes_that_are_no_payload_are_refused"],
         "payload": ["what_is_not_strict_json_is_refused"],
     },
-    "Everything else that comes out": {
+    "Everything else that a child": {
         "spawn": ["a_meddled_answer_is_refused_without_a_trace", "a_child_that_exits_is_refused"]
     },
     "An exception of a child is recognized": {
@@ -592,7 +627,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
     "A result is used for a task only": {
         "spawn_turns": ["answers_that_are_written_into_the_nodes_state_are_compared"]
     },
-    "A spawn that a node, a tool or": {
+    "If a node, a tool": {
         "spawn_calls": [
             "a_call_that_is_left_out_on_resume",
             "calls_in_another_order_on_resume",
@@ -600,7 +635,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
         ],
         "spawn_programs": ["each_task_has_its_own_answer_in_any_program"],
     },
-    "If nothing matches, it begins": {
+    "If no spawn matches, it": {
         "spawn_calls": [
             "a_call_that_is_left_out_on_resume",
             "calls_in_another_order_on_resume",
@@ -632,11 +667,15 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "a_persons_ctrl_c_ends_the_run_on_the_main_thread",
         ]
     },
-    '"Verified" says who answered,': {
+    "The status `verified` says who": {
         "accepted_messages": ["no_message_of_a_child_steers_its_parent"],
         "values": ["a_class_is_never_found_by_its_name"],
     },
-    "From an answer's messages, the": {
+    "Of an answer's messages, the": {
+        "accepted_messages": ["no_message_of_a_child_steers_its_parent"],
+        "values": ["a_class_is_never_found_by_its_name"],
+    },
+    "It removes their tool calls": {
         "accepted_messages": ["no_message_of_a_child_steers_its_parent"],
         "values": ["a_class_is_never_found_by_its_name"],
     },
@@ -653,14 +692,17 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
     "`verified_agent` adds one message": {
         "verified_agent": ["a_child_forges_nothing", "an_echo_is_no_answer"]
     },
+    "The text is the child's,": {
+        "verified_agent": ["a_child_forges_nothing", "an_echo_is_no_answer"]
+    },
     "Without a proven answer it raises": {
         "verified_agent": ["a_failure_ends_the_run_by_default", "a_collected_failure_is_no_answer"]
     },
-    "From the messages that a child": {"answer_content": ["words_of_another_agent_are_no_answer"]},
+    "Of the messages that a": {"answer_content": ["words_of_another_agent_are_no_answer"]},
     "A child has ten seconds, or the": {
         "possession": ["a_child_that_hangs_is_given_up", "it_holds_no_thread_of_anybodys"]
     },
-    "A child that hangs there blocks": {
+    "A child that hangs during": {
         "possession": ["a_child_that_hangs_is_given_up", "it_holds_no_thread_of_anybodys"]
     },
     "If a function finds the children": {
@@ -693,7 +735,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "one_that_was_deactivated_meanwhile_is_refused",
         ]
     },
-    "A name that isn't admitted is": {
+    "If a name isn't admitted,": {
         "created_agents": [
             "the_function_alone_refuses_in_the_same_words",
             "the_audit_has_the_reasons",
@@ -707,21 +749,25 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "a_built_graph_that_cant_be_a_child_is_refused",
         ]
     },
-    "If it hangs, or finds something": {
+    "If it hangs, or returns": {
         "found_children": [
             "a_function_that_hangs_has_its_task_refused",
             "a_function_that_hangs_holds_no_thread_of_the_loop",
             "a_built_graph_that_cant_be_a_child_is_refused",
         ]
     },
-    "The answer of an agent before": {
+    "If a run was stopped,": {
         "found_children": ["an_answer_isnt_used_when_its_agent_is_gone_before_the_join"]
     },
     "`SpawnAndAwait` and `verified_agent`": {
         "spawn_answers": ["an_image_and_a_file_stay_blocks"],
         "answer_content": ["an_image_is_one_with_the_bytes_of_its_type", "attachments_are_limited"],
     },
-    "They pass on texts, and images": {
+    "They pass on texts.": {
+        "spawn_answers": ["an_image_and_a_file_stay_blocks"],
+        "answer_content": ["an_image_is_one_with_the_bytes_of_its_type", "attachments_are_limited"],
+    },
+    "They pass on images and": {
         "spawn_answers": ["an_image_and_a_file_stay_blocks"],
         "answer_content": ["an_image_is_one_with_the_bytes_of_its_type", "attachments_are_limited"],
     },
@@ -733,7 +779,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
         "spawn_answers": ["nothing_is_attached_that_breaks_or_fetches"],
         "answer_content": ["a_link_is_text_and_nothing_else"],
     },
-    "A link is text.": {
+    "A link is passed on": {
         "spawn_answers": ["nothing_is_attached_that_breaks_or_fetches"],
         "answer_content": ["a_link_is_text_and_nothing_else"],
     },
@@ -747,7 +793,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
     "A purpose that another model": {
         "spawn_inputs": ["a_purpose_cant_pose_as_the_tools_own_words"]
     },
-    "A lead's model can send through": {
+    "Through `SpawnAndAwait`, a lead's model": {
         "spawn_inputs": ["a_model_sends_only_what_the_schema_shows", "a_model_writes_no_messages"]
     },
     "Everything else is refused before": {
@@ -774,7 +820,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
     "An operation that writes (verifying": {
         "reentrancy": ["what_writes_within_a_transaction_is_refused"]
     },
-    "The parent trusts only the answer's": {
+    "The parent trusts only the": {
         "remote": [
             "a_meddled_answer_is_refused",
             "an_address_that_would_leak_is_refused",
@@ -795,7 +841,13 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "a_replayed_request_is_not_worked_on_again",
         ]
     },
-    "The parent's proof covers child,": {
+    "The parent's proof covers the": {
+        "remote": [
+            "a_caller_that_is_not_accepted_gets_no_work",
+            "a_replayed_request_is_not_worked_on_again",
+        ]
+    },
+    "The relation must be that": {
         "remote": [
             "a_caller_that_is_not_accepted_gets_no_work",
             "a_replayed_request_is_not_worked_on_again",
@@ -813,7 +865,13 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "what_a_proxy_adds_to_the_configuration_changes_nothing",
         ]
     },
-    "Between two databases there is": {
+    "Two databases share one secret": {
+        "peering": [
+            "one_domain_cannot_play_the_agent_to_another",
+            "a_secret_is_good_for_one_direction",
+        ]
+    },
+    "Anyone who has it can't": {
         "peering": [
             "one_domain_cannot_play_the_agent_to_another",
             "a_secret_is_good_for_one_direction",
@@ -829,7 +887,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
         "server": ["every_path_but_the_health_check_asks_for_a_key"]
     },
     "A missing, wrong, cut, expired": {"server": ["every_other_key_is_refused_in_the_same_words"]},
-    "Refusals to a source that keeps": {
+    "If a source keeps failing,": {
         "server": [
             "a_source_that_keeps_failing_waits_longer",
             "a_valid_key_doesnt_wait_behind_refusals",
@@ -844,13 +902,13 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "a_search_finds_ones_own",
         ]
     },
-    "A source may have 100 wrong keys": {
+    "For each source, 100 wrong": {
         "refusals": [
             "above_its_budget_a_source_is_refused_unseen",
             "many_sources_have_a_budget_together",
         ]
     },
-    "All sources together may have": {
+    "For all sources together, 400": {
         "refusals": [
             "above_its_budget_a_source_is_refused_unseen",
             "many_sources_have_a_budget_together",
@@ -859,9 +917,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
     "Requests above this limit get": {"refusals": ["unseen_means_that_the_database_isnt_asked"]},
     "A source is an IPv4 address,": {"refusals": ["what_counts_as_one_source"]},
     "A valid key is never refused": {"refusals": ["a_valid_key_gets_in_from_a_flooding_address"]},
-    "The server reads which keys are": {
-        "refusals": ["a_valid_key_gets_in_from_a_flooding_address"]
-    },
+    "The server reads the list": {"refusals": ["a_valid_key_gets_in_from_a_flooding_address"]},
     "A key that was issued less than": {
         "refusals": ["a_key_made_during_a_flood_gets_in_when_retry_after_says"]
     },
@@ -921,21 +977,19 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
     "For a checkpoint, the keys are": {
         "key_row": ["checkpoints_are_written_under_the_databases_key_alone"]
     },
-    "Damaged values lock nobody out.": {
+    "Damaged values don't stop encryption.": {
         "key_row": [
             "damaged_values_lock_nobody_out",
             "a_row_that_was_changed_stops_writers_and_is_named",
         ]
     },
-    "A damaged row stops everything": {
+    "If the row itself is": {
         "key_row": [
             "damaged_values_lock_nobody_out",
             "a_row_that_was_changed_stops_writers_and_is_named",
         ]
     },
-    "A column with its own keys is": {
-        "key_row": ["declared_keys_may_be_others_but_no_replaced_ones"]
-    },
+    "If a column has its": {"key_row": ["declared_keys_may_be_others_but_no_replaced_ones"]},
     "Credentials are available to": {"credentials": ["a_credential_is_for_all_unless_kept"]},
     "`created_by` is a record, not": {"credentials": ["a_credential_is_for_all_unless_kept"]},
     "`allow=[…]` restricts a credential": {
@@ -964,7 +1018,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "a_spawned_child_acts_for_its_parents_person",
         ]
     },
-    "State, model text, `configurable`,": {
+    "The person can't be chosen": {
         "per_person": ["no_lie_chooses_a_person", "a_model_chooses_nobody"],
         "server": ["each_run_uses_its_own_persons_key"],
     },
@@ -1922,14 +1976,14 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
 # Sentences among the promises that limit one, or send the reader elsewhere.
 LIMITS: Final = (
     "Audience codes at other verifiers,",
-    "A stranger can still close three",
-    'A stranger can close the lane "others" of an',
+    "Strangers can still lock three",
+    'The lane "others" of an',
     "The person continues in the lane",
-    'A stranger can close the lane "others" of a person.',
+    'The lane "others" of a person.',
     "A verifier of another owner,",
-    "A stranger can close the lane of",
+    "The lane of one verifier",
     "In all these cases, audience",
-    "For the steps before the last",
+    "For all of these steps",
     "A disk that loses confirmed data",
     "Changes by an operator (accounts,",
     "A database that is restored from",
@@ -1938,12 +1992,13 @@ LIMITS: Final = (
     "[Answers](docs/answers.md) has",
     "A text in the lead's conversation",
     "The server distinguishes 100,000",
-    "With more, those that weren't",
+    "If there are more, the",
     "Each process of a server has",
     "`checkpoint_serializer` can't",
     "Anyone who can write to the database",
-    "It doesn't reach a thread that",
-    "It prevents mistakes, and is",
+    "The replaced key is then",
+    "It doesn't apply in a",
+    "It prevents mistakes, but it",
     "A password of ordinary words",
     "Deleted checkpoints aren't detected,",
     "A row that is put back as it",
