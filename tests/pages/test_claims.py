@@ -1071,6 +1071,14 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "no_text_gets_the_mask_instead_of_the_secret",
         ]
     },
+    "It can't be put into": {
+        "secret_scope": [
+            "refuses_to_be_carried_off",
+            "langgraph_serializer_refuses",
+            "prints_as_a_mask",
+            "no_text_gets_the_mask_instead_of_the_secret",
+        ]
+    },
     "If it is printed or logged, it": {
         "secret_scope": [
             "refuses_to_be_carried_off",
@@ -1079,7 +1087,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "no_text_gets_the_mask_instead_of_the_secret",
         ]
     },
-    "While it is open, every ordinary": {"canary": ["no_mistake_leaves_the_key_anywhere"]},
+    "While the secret is open,": {"canary": ["no_mistake_leaves_the_key_anywhere"]},
     "return value, `yield`, `Command`,": {
         "boundary": [
             "state_that_holds_a_key_is_refused",
@@ -1192,8 +1200,8 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
     },
     "For a value of any other type,": {"written_forms": ["every_form_is_searched"]},
     "Bound methods, partials, generators": {"written_forms": ["every_form_is_searched"]},
-    "The code of such values runs": {"written_forms": ["what_hangs_is_left_behind"]},
-    "A value that doesn't answer within": {"written_forms": ["what_hangs_is_left_behind"]},
+    "The code of such values,": {"written_forms": ["what_hangs_is_left_behind"]},
+    "If the code takes longer": {"written_forms": ["what_hangs_is_left_behind"]},
     "So an object with a hanging `repr`": {
         "written_forms": [
             "a_type_that_hangs_is_waited_for_once",
@@ -1213,7 +1221,14 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "what_was_unsearchable_in_the_input_is_searched_for_what_the_node_adds",
         ]
     },
-    "Only what the node adds counts": {
+    "A value whose code couldn't": {
+        "written_forms": [
+            "what_nobody_had_time_for_is_refused",
+            "values_that_no_thread_can_read_are_refused",
+            "what_was_unsearchable_in_the_input_is_searched_for_what_the_node_adds",
+        ]
+    },
+    "Only text that the node": {
         "given_to_nodes": [
             "what_was_given_may_be_given_back",
             "the_secret_itself_is_no_copy",
@@ -1240,7 +1255,16 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "what_is_known_is_one_part_of_a_secret",
         ]
     },
-    "`make canary` prints what 91": {
+    "A word of a secret": {
+        "given_to_nodes": [
+            "sixty_thousand_guesses_tell_nothing",
+            "what_is_known_is_one_part_of_a_secret",
+        ]
+    },
+    "`make canary` tries 91 ordinary": {
+        "canary": ["no_mistake_leaves_the_key_anywhere", "the_pages_say_how_many_there_are"]
+    },
+    "It prints which of them": {
         "canary": ["no_mistake_leaves_the_key_anywhere", "the_pages_say_how_many_there_are"]
     },
     "A credential that is a document": {"parts": ["the_secrets_in_a_document_are_found"]},
@@ -1291,6 +1315,13 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "a_stream_that_outlives_its_node_is_refused",
         ]
     },
+    "Elsewhere, it raises an error.": {
+        "keyless_model": [
+            "what_calls_a_model_by_itself_gets_the_key",
+            "outside_of_a_node_it_is_refused",
+            "a_stream_that_outlives_its_node_is_refused",
+        ]
+    },
     "`credentials.http_auth` fills": {
         "http_auth": [
             "the_header_is_filled_for_the_request_only",
@@ -1301,6 +1332,15 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
         ]
     },
     "It does so only for the servers": {
+        "http_auth": [
+            "the_header_is_filled_for_the_request_only",
+            "another_server_gets_nothing",
+            "a_redirect_elsewhere_takes_no_header_along",
+            "origins_are_compared_as_browsers_do",
+            "arguments_are_checked_when_it_is_made",
+        ]
+    },
+    "The same applies after a": {
         "http_auth": [
             "the_header_is_filled_for_the_request_only",
             "another_server_gets_nothing",
@@ -1320,7 +1360,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
         "http_auth": ["an_error_after_a_redirect_or_at_a_proxy_keeps_nothing"]
     },
     "The check of redirects needs": {"http_auth": ["a_redirect_elsewhere_takes_no_header_along"]},
-    "Other transports follow httpx's": {
+    "With other transports, httpx's own": {
         "http_auth": ["a_redirect_elsewhere_takes_no_header_along"]
     },
     "`credentials.test` uses `http_auth`": {
@@ -1348,7 +1388,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "each_answer_has_an_outcome_and_a_reason",
         ]
     },
-    "In a database's connection string,": {
+    "Options of a database's connection": {
         "trial": ["a_database_is_asked_with_no_file_of_this_machine"]
     },
     "With `public_only`, which the": {
@@ -1375,7 +1415,16 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
         "issued_codes": ["no_reference_opens_the_seed", "no_frame_of_an_error_shows_the_seed"],
         "canary": ["no_mistake_leaves_the_key_anywhere"],
     },
-    "Each code is given out once in": {
+    "Each of these codes is": {
+        "races": ["no_code_of_another_service_is_handed_out_twice"],
+        "issued_codes": [
+            "each_code_is_handed_out_once",
+            "a_clock_that_goes_back_repeats_no_code",
+            "a_rotation_repeats_no_code",
+            "one_seed_has_one_row_of_steps",
+        ],
+    },
+    "This is also true after": {
         "races": ["no_code_of_another_service_is_handed_out_twice"],
         "issued_codes": [
             "each_code_is_handed_out_once",
@@ -1385,7 +1434,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
         ],
     },
     "The table of these codes contains": {"issued_codes": ["the_table_tells_nothing_of_a_seed"]},
-    "Each opening and each refusal": {
+    "The audit records each opening": {
         "middleware": ["each_opening_is_on_record"],
         "keyless_model": ["what_calls_a_model_by_itself_gets_the_key"],
         "ways_out": ["every_refusal_is_on_record"],
@@ -1427,7 +1476,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
         ]
     },
     "The variables of your own code": {"discretion": ["the_callers_own_frames_stay"]},
-    "A secret that is passed where": {
+    "If a secret is passed": {
         "secrets_as_names": [
             "a_secret_as_a_name_is_not_repeated",
             "a_secret_as_the_name_of_a_credential_is_refused_when_it_is_declared",
@@ -1515,7 +1564,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "a_copy_that_fails_leaves_what_others_wrote",
         ]
     },
-    "Rows in clear are refused, also": {
+    "Unencrypted rows are refused, even": {
         "checkpoints": ["rows_in_clear_are_refused", "strict_msgpack_stays_strict_and_sealed"]
     },
     "A serializer alone (`pipelit.checkpoint_serializer()`)": {
@@ -1533,7 +1582,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "turning_it_off_needs_a_code",
         ]
     },
-    "It is on after a first code.": {
+    "Its codes have the same limits": {
         "mfa": [
             "it_is_on_after_a_first_code",
             "a_code_is_good_once",
@@ -1541,7 +1590,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "turning_it_off_needs_a_code",
         ]
     },
-    "Its codes have the same limits": {
+    "A first code turns it": {
         "mfa": [
             "it_is_on_after_a_first_code",
             "a_code_is_good_once",
@@ -1569,7 +1618,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
     "The question (its id, the SHA-256": {
         "approvals": ["every_field_is_under_the_tag", "an_approval_that_ended_is_not_turned_back"]
     },
-    "The state of a question is under": {
+    "The HMAC of a question also covers its state.": {
         "approvals": ["every_field_is_under_the_tag", "an_approval_that_ended_is_not_turned_back"]
     },
     "The displayed text is encrypted": {"approvals": ["what_is_shown_is_stored_encrypted"]},
@@ -1579,17 +1628,17 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
     "The use is also recorded in a": {
         "approvals": ["of_many_that_act_at_once_one_may", "an_older_copy_of_the_rows_is_not_enough"]
     },
-    "Only the result of a tool call": {
+    "The only later change to": {
         "approvals": ["of_many_that_act_at_once_one_may", "an_older_copy_of_the_rows_is_not_enough"]
     },
-    "A rule (`Approvers`) is under": {
+    "The HMAC of a question also covers its rule": {
         "stored_forms": ["every_field_of_the_second_form_is_under_the_tag"],
         "forged_calls": [
             "a_changed_question_is_no_question",
             "a_question_is_not_pointed_at_another_call",
         ],
     },
-    "Anyone who has the database and": {
+    "With the database and without": {
         "approvals": [
             "a_planted_approval_is_none",
             "a_changed_question_is_nobodys",
@@ -1597,7 +1646,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "a_planted_recovery_code_approves_nothing",
         ]
     },
-    "Planted, copied or changed rows,": {
+    "These are refused: rows that": {
         "approvals": [
             "a_planted_approval_is_none",
             "a_changed_question_is_nobodys",
@@ -1618,7 +1667,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "an_approval_ends_with_the_second_factor_or_the_account",
         ]
     },
-    "The names of those who denied it": {
+    "The HMAC of each approval": {
         "approvals": [
             "a_denial_that_is_deleted_counts_still",
             "who_denied_is_not_taken_out_of_an_approval",
@@ -1746,7 +1795,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
         ],
         "approval_middleware": ["a_reviewers_answer_approves_nothing"],
     },
-    "Arguments that others edited": {
+    "If somebody edited the arguments,": {
         "approval_middleware": [
             "edited_arguments_are_asked_again",
             "a_reviewer_cannot_pass_the_gate_by_another_tool",
@@ -1770,7 +1819,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
         "approval_middleware": ["a_failed_payment_is_not_retried"],
         "task_approvals": ["after_a_kill_a_task_isnt_sent_again"],
     },
-    "The model reads that it isn't": {"tool_gate": ["a_kill_after_the_approval_was_used"]},
+    "The model gets the message": {"tool_gate": ["a_kill_after_the_approval_was_used"]},
     "A sub-agent that runs such a": {
         "approval_middleware": ["a_sub_agent_that_inherits_the_tool_is_refused"],
         "behind_the_gate": [
@@ -1795,9 +1844,18 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
         ],
         "task_approvals": ["an_error_of_the_graphs_author_sends_nothing"],
     },
+    "This happens without a checkpointer": {
+        "tool_gate": [
+            "a_run_that_cannot_wait_is_an_error",
+            "arguments_that_cannot_be_displayed_are_refused",
+            "a_call_that_nobody_could_approve_is_refused_in_words",
+        ],
+        "task_approvals": ["an_error_of_the_graphs_author_sends_nothing"],
+    },
     "A denial of a call ends that": {"tool_calls": ["a_denied_call_does_not_start"]},
-    "The model reads who denied it,": {"tool_gate": ["a_denial_is_in_words"]},
-    "It can't fill arguments that": {"tool_gate": ["a_model_cannot_fill_what_the_tool_hides"]},
+    "It doesn't end another call": {"tool_calls": ["a_denied_call_does_not_start"]},
+    "The model gets the name": {"tool_gate": ["a_denial_is_in_words"]},
+    "In a `ToolNode`, the model": {"tool_gate": ["a_model_cannot_fill_what_the_tool_hides"]},
     "People and rules see the arguments": {
         "read_arguments": [
             "people_see_what_the_function_receives",
@@ -1805,7 +1863,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
         ],
         "tool_gate": ["a_tool_with_a_json_schema_hides_only_what_langgraph_injects"],
     },
-    "So a second name, a text in place": {
+    "So people always see the": {
         "read_arguments": [
             "people_see_what_the_function_receives",
             "a_model_cannot_get_around_when",
@@ -1835,6 +1893,22 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
         ]
     },
     "The command says that an older": {
+        "rotation": ["checkpoints_are_counted"],
+        "rotation_columns": [
+            "an_applications_columns_are_counted_and_rotated",
+            "a_column_that_no_model_has_any_more_is_counted",
+            "a_forgotten_column_of_a_named_table_is_counted",
+            "any_column_of_sqlite_may_hold_a_token",
+            "any_type_of_postgresql_that_can_hold_a_token_is_read",
+            "a_checkpointer_in_this_database_is_noticed",
+            "checkpoints_that_nobody_named_are_never_a_yes",
+        ],
+        "sealed_columns": [
+            "a_new_table_is_counted_and_rotated",
+            "a_column_without_a_purpose_loses_nothing",
+        ],
+    },
+    "So nothing is lost if": {
         "rotation": ["checkpoints_are_counted"],
         "rotation_columns": [
             "an_applications_columns_are_counted_and_rotated",
@@ -1924,7 +1998,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
     "A successful `authenticate` is": {
         "api_keys": ["the_last_use_is_written_at_most_once_a_minute"]
     },
-    "Of refused API keys, for each": {
+    "For each account and reason,": {
         "refusals": ["of_a_flood_the_first_are_written_and_the_rest_is_counted"]
     },
     "The others are counted, and one": {"refusals": ["a_long_flood_makes_an_entry_a_minute"]},
@@ -1955,7 +2029,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
         ],
         "guards": ["a_body_has_a_size_and_a_time"],
     },
-    "It has ten seconds for headers,": {
+    "It has ten seconds to": {
         "serving": [
             "a_client_that_takes_nothing_is_cut_off",
             "a_handshake_is_bounded_too",
@@ -1965,7 +2039,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
         ],
         "guards": ["a_body_has_a_size_and_a_time"],
     },
-    "The token that creates the first": {
+    "The set-up token, which creates": {
         "set_up_token": [
             "a_token_of_an_old_log_doesnt_come_again",
             "an_old_token_doesnt_come_again",
@@ -2001,8 +2075,9 @@ LIMITS: Final = (
     "It prevents mistakes, but it",
     "A password of ordinary words",
     "Deleted checkpoints aren't detected,",
-    "A row that is put back as it",
-    "A run for nobody can use many",
+    "If an older copy of",
+    "A thread then continues from",
+    "A run that acts for",
     "On SQLite, a planted number that",
     "A process that is killed loses",
     "A write that has begun is completed.",
