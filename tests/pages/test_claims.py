@@ -230,9 +230,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
     },
     "An accepted audience code says": {"tools_in_agents": ["a_relayed_code_vouches_for_no_words"]},
     "It doesn't say who sent": {"tools_in_agents": ["a_relayed_code_vouches_for_no_words"]},
-    "Anyone who gets hold of the code": {
-        "tools_in_agents": ["a_relayed_code_vouches_for_no_words"]
-    },
+    "Anyone who gets the code": {"tools_in_agents": ["a_relayed_code_vouches_for_no_words"]},
     "A code that was made for a message": {
         "verification": ["a_code_is_good_with_its_own_message_alone"],
         "tools_in_agents": ["a_relayed_code_carries_its_makers_words_or_none"],
@@ -991,18 +989,20 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
     },
     "If a column has its": {"key_row": ["declared_keys_may_be_others_but_no_replaced_ones"]},
     "Credentials are available to": {"credentials": ["a_credential_is_for_all_unless_kept"]},
-    "`created_by` is a record, not": {"credentials": ["a_credential_is_for_all_unless_kept"]},
+    "`created_by` only records who stored": {
+        "credentials": ["a_credential_is_for_all_unless_kept"]
+    },
     "`allow=[…]` restricts a credential": {
         "credentials": ["a_kept_credential_opens_for_named_accounts_only"]
     },
-    "A spawn can limit what its children": {
+    "A spawn can limit which": {
         "child_credentials": [
             "a_child_opens_what_spawn_and_task_both_name",
             "a_mistaken_ceiling_is_an_error_when_the_graph_is_built",
             "a_model_cannot_name_credentials",
         ]
     },
-    "The limit holds in the child's": {
+    "The limit applies in the": {
         "child_credentials": [
             "a_grandchild_opens_no_more_than_its_parent",
             "a_resumed_child_has_its_limit_again",
@@ -1165,7 +1165,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "the_recipe_for_opentelemetry",
         ],
     },
-    "The search finds the secret in": {
+    "The search finds the secret": {
         "patterns": ["a_secret_is_found_as_it_is_used"],
         "boundary": ["a_secret_is_found_wherever_it_hides"],
         "ways_out": ["every_carrier_is_searched"],
@@ -1236,6 +1236,13 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
         ]
     },
     "A text that was in its input": {
+        "given_to_nodes": [
+            "what_was_given_may_be_given_back",
+            "answers_and_stored_values_may_be_given_back",
+            "tools_may_give_back_what_they_were_given",
+        ]
+    },
+    "It may also be in": {
         "given_to_nodes": [
             "what_was_given_may_be_given_back",
             "answers_and_stored_values_may_be_given_back",
@@ -1539,7 +1546,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "a_copy_in_clear_that_is_missing_lists_nothing_that_differs",
         ]
     },
-    "A checkpoint whose clear copy": {
+    "If the unencrypted copy of": {
         "filters": [
             "a_checkpoint_whose_metadata_was_changed_is_refused",
             "sealed_metadata_of_another_checkpoint_is_refused",
@@ -1720,9 +1727,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
     "Nobody can deny in another person's": {
         "approvals": ["a_stranger_stops_nothing_without_a_code"]
     },
-    "In a graph, it ends the question": {
-        "approval": ["a_denial_without_a_code_ends_this_question_alone"]
-    },
+    "In a graph, it ends": {"approval": ["a_denial_without_a_code_ends_this_question_alone"]},
     "`approvals verify` detects rows": {
         "approval_register": [
             "a_change_is_found",
