@@ -264,9 +264,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
         ],
         "lockout": ["100_wrong_codes_said_to_one_verifier_stop_no_other"],
     },
-    "A count in one lane changes nothing": {
-        "ledger": ["a_hundred_failures_of_others_lock_nobody_out"]
-    },
+    "A count in one lane": {"ledger": ["a_hundred_failures_of_others_lock_nobody_out"]},
     "So strangers can lock only": {"ledger": ["a_hundred_failures_of_others_lock_nobody_out"]},
     "an audience code (8 digits)": {
         "ledger": ["a_hundred_wrong_codes_said_to_one_verifier_close_its_own_lane_only"]
@@ -1274,7 +1272,8 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
     "It prints which of them": {
         "canary": ["no_mistake_leaves_the_key_anywhere", "the_pages_say_how_many_there_are"]
     },
-    "A credential that is a document": {"parts": ["the_secrets_in_a_document_are_found"]},
+    "If a credential is a": {"parts": ["the_secrets_in_a_document_are_found"]},
+    "These are the passwords and": {"parts": ["the_secrets_in_a_document_are_found"]},
     "Names of fields are read as words,": {
         "parts": ["names_are_read_as_words", "ordinary_values_are_no_secrets"],
         "honest": [
@@ -1913,6 +1912,22 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "a_column_without_a_purpose_loses_nothing",
         ],
     },
+    "This data is in the": {
+        "rotation": ["checkpoints_are_counted"],
+        "rotation_columns": [
+            "an_applications_columns_are_counted_and_rotated",
+            "a_column_that_no_model_has_any_more_is_counted",
+            "a_forgotten_column_of_a_named_table_is_counted",
+            "any_column_of_sqlite_may_hold_a_token",
+            "any_type_of_postgresql_that_can_hold_a_token_is_read",
+            "a_checkpointer_in_this_database_is_noticed",
+            "checkpoints_that_nobody_named_are_never_a_yes",
+        ],
+        "sealed_columns": [
+            "a_new_table_is_counted_and_rotated",
+            "a_column_without_a_purpose_loses_nothing",
+        ],
+    },
     "So nothing is lost if": {
         "rotation": ["checkpoints_are_counted"],
         "rotation_columns": [
@@ -1961,7 +1976,19 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
     "`audit verify` counts every entry": {
         "audit_numbers": ["many_planted_numbers_are_counted_and_some_named"]
     },
-    "An entry with a number that pipelit-agents": {
+    "If an entry has a": {
+        "audit_numbers": [
+            "a_number_that_was_never_given_is_named",
+            "a_planted_number_locks_nobody_out",
+        ]
+    },
+    "Such a number is zero,": {
+        "audit_numbers": [
+            "a_number_that_was_never_given_is_named",
+            "a_planted_number_locks_nobody_out",
+        ]
+    },
+    "It doesn't prevent later entries": {
         "audit_numbers": [
             "a_number_that_was_never_given_is_named",
             "a_planted_number_locks_nobody_out",
