@@ -882,7 +882,9 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
     "A LangGraph Server with `pipelit_agents.server:auth`": {
         "server": ["every_path_but_the_health_check_asks_for_a_key"]
     },
-    "A missing, wrong, cut, expired": {"server": ["every_other_key_is_refused_in_the_same_words"]},
+    "A missing, wrong, truncated, expired": {
+        "server": ["every_other_key_is_refused_in_the_same_words"]
+    },
     "If a source keeps failing,": {
         "server": [
             "a_source_that_keeps_failing_waits_longer",
@@ -1608,7 +1610,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
     "Refusals of `mfa.verify` look": {
         "mfa": ["refusals_look_alike", "guesses_about_who_cant_be_right_lock_nobody_out"]
     },
-    "Attempts about an account that": {
+    "If an account has no": {
         "mfa": ["refusals_look_alike", "guesses_about_who_cant_be_right_lock_nobody_out"]
     },
     "Ten recovery codes of 80 bits": {
@@ -1806,7 +1808,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
         ],
         "task_approvals": ["another_input_needs_another_yes"],
     },
-    "Code that changes the message": {
+    "If code changes the message": {
         "tool_gate": ["code_beside_the_tool_cannot_change_what_was_approved"]
     },
     "A tool that fails, is cancelled": {
