@@ -2036,7 +2036,10 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
         "refusals": ["of_a_flood_the_first_are_written_and_the_rest_is_counted"]
     },
     "The others are counted, and one": {"refusals": ["a_long_flood_makes_an_entry_a_minute"]},
-    "API keys are 256 random bits,": {
+    "API keys have 256 random": {
+        "api_keys": ["the_shape_of_a_key", "the_database_has_sha256_of_a_key_only"]
+    },
+    "They are stored as SHA-256": {
         "api_keys": ["the_shape_of_a_key", "the_database_has_sha256_of_a_key_only"]
     },
     "The desk verifies the caller's": {
