@@ -38,7 +38,7 @@ $(READY): pyproject.toml
 	$(REQUIRE_PYTHON)
 	$(FOUND) -m venv $$(test -e $(BIN)/python$(VERSION) || echo --clear) $(VENV)
 	$(BIN)/python -m pip install $(PIP_FLAGS) --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install $(PIP_FLAGS) --editable '.[langchain,demo,desk]' --group dev
+	$(BIN)/python -m pip install $(PIP_FLAGS) --editable '.[langchain,sqlite,desk]' --group dev
 	touch $@
 
 demo: $(READY)
@@ -70,7 +70,7 @@ wheel-file:
 	$(WHEEL_VENV)/bin/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
 
 wheel-packages:
-	$(WHEEL_VENV)/bin/python -m pip install $(PIP_FLAGS) "$$(echo dist/*.whl)[demo,desk,mcp]"
+	$(WHEEL_VENV)/bin/python -m pip install $(PIP_FLAGS) "$$(echo dist/*.whl)[sqlite,desk,mcp]"
 
 wheel-checks:
 	cd tests && $(WHEEL_VENV)/bin/python -P consumer.py

@@ -23,7 +23,7 @@ SELECTED = (
     *("test_acting", "test_credentials", "test_encrypted_string", "test_batching"),
     *("test_keyring", "test_otp", "test_payload", "test_secret_scope", "test_twins"),
 )
-EXTRAS = "demo,langchain,postgres,redis"
+EXTRAS = "all"
 
 
 def claimed(ours: tuple[int, int] = sys.version_info[:2]) -> list[tuple[int, int]]:
