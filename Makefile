@@ -17,8 +17,9 @@ READY := $(VENV)/.ready-$(VERSION)
 WORKERS ?= 3
 # Tests start hundreds of processes; without stored bytecode each of them compiles our modules.
 export PYTHONDONTWRITEBYTECODE :=
-# Without --no-compile pip compiles thousands of files that no test imports.
-PIP_FLAGS := --quiet --disable-pip-version-check --no-compile
+# `pip install`, by uv where that works; for the wheel's environment, which has no pip of its own.
+INSTALL = $(BIN)/python tests/install.py
+INSTALL_WHEEL = $(INSTALL) --python $(WHEEL_VENV)/bin/python
 # Tests make thousands of small databases, and in memory these take a fifth less time.
 MEMORY := $(shell free=$$(df -Pk /dev/shm 2> /dev/null | awk 'NR == 2 {print $$4}'); \
 	test -w /dev/shm && test "$${free:-0}" -gt 3000000 && echo /dev/shm)
@@ -37,8 +38,7 @@ endef
 $(READY): pyproject.toml
 	$(REQUIRE_PYTHON)
 	$(FOUND) -m venv $$(test -e $(BIN)/python$(VERSION) || echo --clear) $(VENV)
-	$(BIN)/python -m pip install $(PIP_FLAGS) --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install $(PIP_FLAGS) --editable '.[langchain,sqlite,desk]' --group dev
+	$(INSTALL) --editable '.[langchain,sqlite,desk]' --group dev
 	touch $@
 
 demo: $(READY)
@@ -58,21 +58,17 @@ format: $(READY)
 
 # The wheel, in an environment of its own: what it imports, what its types say to a consumer, and its
 # MCP server and header with version 2 of the MCP SDK; the tests have version 1.
-wheel: $(READY)
-	$(MAKE) --no-print-directory wheel-file
-	$(MAKE) --no-print-directory wheel-packages
-	$(MAKE) --no-print-directory wheel-checks
+wheel: wheel-checks
 
-wheel-file:
-	$(REQUIRE_PYTHON)
+wheel-file: $(READY)
 	rm -rf build dist
-	$(FOUND) -m venv $(WHEEL_VENV)
-	$(WHEEL_VENV)/bin/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
 
-wheel-packages:
-	$(WHEEL_VENV)/bin/python -m pip install $(PIP_FLAGS) "$$(echo dist/*.whl)[sqlite,desk,mcp]"
+wheel-packages: wheel-file
+	$(FOUND) -m venv --without-pip $(WHEEL_VENV)
+	$(INSTALL_WHEEL) "$$(echo dist/*.whl)[sqlite,desk,mcp]"
 
-wheel-checks:
+wheel-checks: wheel-packages
 	cd tests && $(WHEEL_VENV)/bin/python -P consumer.py
 	cd tests && $(WHEEL_VENV)/bin/python -P mcp_two.py
 	cd tests && ../$(BIN)/mypy --strict --python-executable $(WHEEL_VENV)/bin/python consumer.py
@@ -99,8 +95,8 @@ pythons: $(READY)
 		$(MAKE) --no-print-directory pytest PYTHON=$$each; \
 	done
 
-# The documentation's pages, with the reference from the docstrings; after `make wheel`.
-docs: $(READY)
+# The documentation's pages, with the reference from the docstrings of the wheel.
+docs: wheel-file
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir build/site
 
 # The notebooks, from top to bottom, each in a kernel of its own.
@@ -125,7 +121,7 @@ load: $(READY)
 
 # What things cost, each beside something else in the same run; it writes benchmarks/RESULTS.md.
 bench: $(READY)
-	$(BIN)/python -m pip install $(PIP_FLAGS) --group bench
+	$(INSTALL) --group bench
 	$(BIN)/python benchmarks/side_by_side.py --write
 	$(BIN)/python benchmarks/growth.py
 
@@ -156,14 +152,11 @@ everywhere: $(READY) $(INSPECTOR)
 	$(MAKE) --no-print-directory wheel smoke
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --everywhere
 
-# In this order, also under `make -j`; the tests last, so that their count is the last line. Both
-# environments are made at once, as pip needs one core, and Chromium is fetched meanwhile. The wheel is
-# made before that, because two builds in one folder disturb each other.
+# In this order, also under `make -j`; the tests last, so that their count is the last line. Chromium is
+# fetched while packages are. Of the steps in the middle the longest ones begin first.
 test:
-	$(MAKE) --no-print-directory wheel-file
-	$(MAKE) --no-print-directory -j3 $(READY) wheel-packages chromium
-	$(MAKE) --no-print-directory lint
-	$(MAKE) --no-print-directory -j2 types wheel-checks notebooks docs
+	$(MAKE) --no-print-directory -j2 $(READY) chromium
+	$(MAKE) --no-print-directory -j2 wheel-checks types notebooks docs lint
 	$(MAKE) --no-print-directory pytest
 
 clean:
