@@ -27,7 +27,7 @@ pytest quick everywhere: export TMPDIR := $(or $(MEMORY),$(TMPDIR),/tmp)
 INSPECTOR := .node/node_modules/.bin/mcp-inspector
 WHEEL_VENV := $(CURDIR)/build/wheel-venv
 
-.PHONY: demo test docs notebooks commands api bench load pictures canary everywhere pytest quick lint types format wheel \
+.PHONY: demo test docs notebooks commands api bench load pictures canary everywhere pytest quick lint types format wheel sdist \
 	wheel-file wheel-packages wheel-checks chromium smoke pythons aegra clean
 
 define REQUIRE_PYTHON
@@ -69,10 +69,20 @@ wheel-packages: wheel-file
 	$(INSTALL_WHEEL) "$$(echo dist/*.whl)[sqlite,desk,mcp]"
 
 wheel-checks: wheel-packages
+	$(BIN)/python tests/archives.py dist/*.whl
+	$(BIN)/twine check --strict dist/*.whl
 	cd tests && $(WHEEL_VENV)/bin/python -P consumer.py
 	cd tests && $(WHEEL_VENV)/bin/python -P mcp_two.py
 	cd tests && ../$(BIN)/mypy --strict --python-executable $(WHEEL_VENV)/bin/python consumer.py
 	cd build && $(WHEEL_VENV)/bin/pipelit-agents demo --json > /dev/null
+
+# The source archive: each file of the repository is in it, and tests run from it in an environment of
+# its own, which takes half a minute.
+sdist: $(READY)
+	rm -f dist/*.tar.gz
+	$(BIN)/python -m build --sdist --outdir dist .
+	$(BIN)/twine check --strict dist/*.tar.gz
+	$(BIN)/python tests/archives.py dist/*.tar.gz
 
 # What the tests of the desk's pages are run in, and can't be installed by pip.
 chromium:
@@ -149,7 +159,7 @@ $(INSPECTOR):
 # Every case of every test, on each kind of database, our MCP server with the inspector, and the wheel
 # on other versions of Python: half an hour.
 everywhere: $(READY) $(INSPECTOR)
-	$(MAKE) --no-print-directory wheel smoke
+	$(MAKE) --no-print-directory wheel sdist smoke
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --everywhere
 
 # In this order, also under `make -j`; the tests last, so that their count is the last line. Chromium is
