@@ -7,10 +7,9 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-import httpx
 import psutil
 import pytest
-from desk_server import DeskServer
+from desk_server import DeskServer, client
 from redis_server import until
 
 from pipelit_agents.desk import DeskSettings
@@ -30,7 +29,7 @@ def desk(tmp_path: Path) -> DeskServer:
 
 def answers(desk: DeskServer) -> set[int]:
     """The statuses of a few requests, each with a connection of its own."""
-    return {httpx.get(f"{desk.url}/ready", trust_env=False).status_code for _ in range(8)}
+    return {client().get(f"{desk.url}/ready").status_code for _ in range(8)}
 
 
 @pytest.mark.process

@@ -49,7 +49,7 @@ def test_the_commands_do_what_the_page_says(
         (recovery, *_) = pipelit.mfa.confirm("alice", app.now())
         at_home.setenv("DESK_KEY", key)
         at_home.setenv("NO_PROXY", "*")
-        with DeskServer(folder, of_folder=True, started=ends_with_us) as desk:
+        with DeskServer(folder, forked=True, of_folder=True, started=ends_with_us) as desk:
             assert desk.url in desk.log
             assert "plit_setup_" not in desk.log
             (line,) = [each for each in read("desk", folder=DOCS).commands if "curl" in each]

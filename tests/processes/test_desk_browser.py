@@ -119,7 +119,7 @@ class Story:
 def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
     """A new desk, and a browser before it."""
     with chromium() as browser:
-        desk = DeskServer(tmp_path_factory.mktemp("desk"), started=ends_with_us)
+        desk = DeskServer(tmp_path_factory.mktemp("desk"), forked=True, started=ends_with_us)
         with desk.pipelit() as pipelit:
             pipelit.create_schema()
         with desk, desk.pipelit() as pipelit:

@@ -55,7 +55,7 @@ def test_an_answered_change_outlives_a_kill(
     """After kill -9 under load, each change that was answered with success is there."""
     hers = pipelit.users.issue_api_key("alice", name="laptop").api_key.get_secret_value()
     url = settings["database_url"]
-    desk = DeskServer(tmp_path, database_url=url, key=key, started=ends_with_us)
+    desk = DeskServer(tmp_path, database_url=url, key=key, forked=True, started=ends_with_us)
     path, body = "/api/v1/credentials/own/load-{}", '{"kind": "token", "value": "of request {}"}'
     put = Call("put", "PUT", path, bearer(hers), body, right=(200, 201))
     desk.start()

@@ -9,10 +9,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import fresh
 import httpx
 import psutil
 from redis_server import free_port, until
@@ -24,6 +26,14 @@ _OURS = ("FIELD_", "PIPELIT_", "LANGSMITH_", "UVICORN_")
 _TOKEN = re.compile(r"plit_setup_[\w-]{43}")
 
 
+@cache
+def client() -> httpx.Client:
+    """A client for all desks of a process: each new one would read the system's certificates."""
+    # Each request has a connection of its own, so that it says who listens now.
+    limits = httpx.Limits(max_keepalive_connections=0)
+    return httpx.Client(trust_env=False, verify=False, limits=limits)  # noqa: S501 - HTTP only
+
+
 class DeskServer:
     """A desk with a database of its own.
 
@@ -32,6 +42,8 @@ class DeskServer:
         database_url: Its database; by default a new SQLite file.
         key: Its encryption key; by default a new one.
         settings: More environment variables.
+        forked: Whether it is forked from a process that has imported its modules. Its ``memory``
+            and its ``processes`` aren't known then.
         of_folder: Whether it has the settings of the folder's ``.env``, and no others.
         started: Called with each process that is started, for example to have it end with others.
 
@@ -46,6 +58,7 @@ class DeskServer:
         *,
         database_url: str = "",
         key: str = "",
+        forked: bool = False,
         of_folder: bool = False,
         started: Callable[[subprocess.Popen[bytes]], object] = lambda _: None,
         **settings: str,
@@ -59,7 +72,7 @@ class DeskServer:
         own = {"FIELD_ENCRYPTION_KEY": self.key, "PIPELIT_DATABASE_URL": self.database_url}
         self.environment: Mapping[str, str] = kept | ({} if of_folder else own) | settings
         self._process: subprocess.Popen[bytes] | None = None
-        self._started = started
+        self._started, self._forked = started, forked
         self._log = folder / "desk.log"
 
     def __enter__(self) -> Self:
@@ -86,9 +99,12 @@ class DeskServer:
         Raises:
             RuntimeError: It ended. The message is its log.
         """
+        command = [sys.executable, "-m", "pipelit_agents.cli"]
+        if self._forked:
+            command = fresh.command(fresh.AGENTS, "pipelit_agents.desk.serving")
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "pipelit_agents.cli", "desk", "--port", str(self.port)],
+                [*command, "desk", "--port", str(self.port)],
                 cwd=self.folder,
                 env=dict(self.environment),
                 stdin=subprocess.DEVNULL,
@@ -103,7 +119,7 @@ class DeskServer:
         if self._process.poll() is not None:
             raise RuntimeError(self.log)
         try:
-            return httpx.get(f"{self.url}/ready", trust_env=False).status_code == 200
+            return client().get(f"{self.url}/ready").status_code == 200
         except httpx.TransportError:
             return False
 
