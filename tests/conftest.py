@@ -31,6 +31,7 @@ from zlib import crc32
 import hypothesis
 import pytest
 from blockbuster import BlockBuster
+from compiled import share_compiled_statements
 from internals import database_of
 
 from pipelit_agents import Agent, Keyring, Pipelit
@@ -172,6 +173,7 @@ def _stores(item: pytest.Item) -> list[str]:
 def pytest_configure(config: pytest.Config) -> None:
     """Watch for processes that tests start; try fewer examples in a short run."""
     sys.addaudithook(_require_marker)
+    share_compiled_statements()
     # The default of hypothesis, as of a whole run.
     examples = 100
     if _is_quick(config):
