@@ -28,7 +28,7 @@ INSPECTOR := .node/node_modules/.bin/mcp-inspector
 WHEEL_VENV := $(CURDIR)/build/wheel-venv
 
 .PHONY: demo test docs notebooks commands api bench load pictures canary everywhere pytest quick lint types format wheel sdist \
-	wheel-file wheel-packages wheel-checks chromium smoke pythons aegra clean
+	wheel-file wheel-packages wheel-checks test-bytecode chromium smoke pythons aegra clean
 
 define REQUIRE_PYTHON
 $(if $(VERSION),,$(error $(PYTHON) doesn't start, so name another: make PYTHON=python3.12 ...))
@@ -162,11 +162,16 @@ everywhere: $(READY) $(INSPECTOR)
 	$(MAKE) --no-print-directory wheel sdist smoke
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --everywhere
 
+# Compile the tests and what they import. Otherwise each process of the tests does that for itself, at the
+# same time as the others. What can't be imported is reported by `pytest`.
+test-bytecode: $(READY)
+	$(BIN)/python -m pytest --collect-only -n 0 > /dev/null 2>&1 || true
+
 # In this order, also under `make -j`; the tests last, so that their count is the last line. Chromium is
 # fetched while packages are. Of the steps in the middle the longest ones begin first.
 test:
 	$(MAKE) --no-print-directory -j2 $(READY) chromium
-	$(MAKE) --no-print-directory -j2 wheel-checks types notebooks docs lint
+	$(MAKE) --no-print-directory -j2 wheel-checks test-bytecode types notebooks docs lint
 	$(MAKE) --no-print-directory pytest
 
 clean:
