@@ -459,6 +459,7 @@ def steps(pipelit: Pipelit) -> dict[str, int]:
         event.remove(engine, "before_cursor_execute", count)
 
 
+@pytest.mark.slow
 def test_a_page_takes_the_same_time_in_a_large_database(crowded: Approving) -> None:
     """SQLite does the same work beside 200 rows as beside 20,000 in each table."""
     few = steps(crowded.pipelit)

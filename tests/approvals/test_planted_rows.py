@@ -46,6 +46,7 @@ def plant(approving: Approving, table: str, **fields: str) -> int:
     return planted
 
 
+@pytest.mark.slow
 def test_planted_rows_are_in_nobodys_way(approving: Approving) -> None:
     """Questions are listed, answered, used and notified, and what was planted is named."""
     approvals, calls = approving.pipelit.approvals, approving.pipelit.approvals.calls

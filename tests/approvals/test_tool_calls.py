@@ -653,6 +653,7 @@ def test_a_person_asks_so_many_questions(
 # Keys
 
 
+@pytest.mark.slow
 def test_a_rotation_takes_calls_along(approving: Approving, calls: CallApprovals) -> None:
     """Their questions, answers and results are good under the newer key alone."""
     question = approved(approving, rule=TWO)

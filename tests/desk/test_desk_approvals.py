@@ -240,6 +240,7 @@ def test_an_expired_question_is_closed(
         pipelit.approvals.require(question.id, approvers=["alice"])
 
 
+@pytest.mark.slow
 def test_strangers_wrong_codes_keep_no_approver_out(
     operator: httpx.Client,
     member: httpx.Client,

@@ -242,6 +242,7 @@ def test_the_trail_is_verified(operator: httpx.Client, pipelit: Pipelit) -> None
         assert answer.status_code == 422, heads
 
 
+@pytest.mark.slow
 def test_a_report_is_bounded(
     operator: httpx.Client, pipelit: Pipelit, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -84,6 +84,7 @@ def test_a_person_stores_two_large_ones_at_a_time(
     assert stored(member, "own/crm", **large).status_code == 200
 
 
+@pytest.mark.slow
 def test_a_list_is_short_whatever_is_stored(member: httpx.Client) -> None:
     """A member can't fill the server's memory with lists of what a large secret consists of."""
     lines = stored(member, "own/lines", value="x\n" * 65_000)

@@ -147,6 +147,7 @@ def test_codes_and_secrets_are_in_no_log_and_no_problem(
         assert not [each for each in texts if secret in each]
 
 
+@pytest.mark.slow
 def test_what_is_shown_once_is_in_no_log_and_nowhere_else(
     pipelit: Pipelit, operator: httpx.Client, desk_app: FastAPI, caplog: pytest.LogCaptureFixture
 ) -> None:

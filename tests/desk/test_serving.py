@@ -246,6 +246,7 @@ def test_an_address_that_cant_be_listened_on(pipelit: Pipelit, tmp_path: Path) -
             serve(make_app(pipelit, settings), settings)
 
 
+@pytest.mark.slow
 def test_the_command_refuses_to_send_keys_in_clear(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
 ) -> None:

@@ -102,6 +102,7 @@ def test_a_token_of_an_old_log_doesnt_come_again(
     assert not is_set_up_token(empty, token)
 
 
+@pytest.mark.slow
 def test_guesses_dont_keep_the_right_token_out(empty: Pipelit) -> None:
     """Whoever guesses tokens and keys, from the same address, delays only the own refusals."""
     token, desk = token_of(empty), make_app(empty)

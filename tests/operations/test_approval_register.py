@@ -722,6 +722,7 @@ def audited() -> Iterator[str]:
     return repeat(json.dumps({"type": "audit", "row": row}) + "\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("lines", "says"),
     [

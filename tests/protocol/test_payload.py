@@ -25,6 +25,7 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(JSON)
 def test_a_value_comes_back_as_it_went(value: Any) -> None:
     """Whatever JSON can say is read as it was written."""
