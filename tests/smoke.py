@@ -1,8 +1,9 @@
 """Try the wheel on each other Python of this machine that the project claims to work on.
 
-Run by ``make smoke``. For each version it makes an environment, installs the wheel, and runs the
-wheel's consumer, the demo, and tests of what differs from version to version. A version that isn't
-on this machine, or doesn't start, is named and skipped.
+Run by ``make smoke``. For each version it makes environments, installs the wheel without an extra,
+with each one and with all, and runs what each extra brings, the wheel's consumer, the demo, and
+tests of what differs from version to version. A version that isn't on this machine, or doesn't
+start, is named and skipped.
 """
 
 from __future__ import annotations
@@ -92,10 +93,23 @@ def run(command: Iterable[object], folder: Path) -> str:
     return done.stdout
 
 
+def try_extras(python: Path, version: tuple[int, int], wheel: Path) -> None:
+    """Try the wheel with no extra and with each, every one in an environment of its own."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    home = ROOT / ".venv-smoke-{}.{}-extra".format(*version)
+    for extra in ["base", *sorted(set(project["optional-dependencies"]) - {"all"})]:
+        run([python, "-m", "venv", "--clear", "--without-pip", home], ROOT)
+        ours = home / "bin" / "python"
+        wanted = str(wheel) if extra == "base" else f"{wheel}[{extra}]"
+        run([sys.executable, TESTS / "install.py", "--python", ours, wanted], ROOT)
+        run([ours, "-P", "extras.py", extra], TESTS)
+
+
 def smoke(python: Path, version: tuple[int, int], wheel: Path) -> str:
     """Try the wheel on one Python; the tests' last line."""
     home = ROOT / ".venv-smoke-{}.{}".format(*version)
     ours = home / "bin" / "python"
+    try_extras(python, version, wheel)
     # The packages that are there already are kept, as these are most of the work.
     run([python, "-m", "venv", "--without-pip", home], ROOT)
     pip = [sys.executable, "-m", "pip", "--python", ours, "install", "--no-compile", "--quiet"]

