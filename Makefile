@@ -25,10 +25,11 @@ MEMORY := $(shell free=$$(df -Pk /dev/shm 2> /dev/null | awk 'NR == 2 {print $$4
 	test -w /dev/shm && test "$${free:-0}" -gt 3000000 && echo /dev/shm)
 pytest quick everywhere: export TMPDIR := $(or $(MEMORY),$(TMPDIR),/tmp)
 INSPECTOR := .node/node_modules/.bin/mcp-inspector
+PYRIGHT := .node/node_modules/.bin/pyright
 WHEEL_VENV := $(CURDIR)/build/wheel-venv
 
 .PHONY: demo test docs notebooks commands api bench load pictures canary everywhere pytest quick lint types format wheel sdist \
-	wheel-file wheel-packages wheel-checks test-bytecode chromium smoke pythons aegra clean
+	wheel-file wheel-packages wheel-checks test-bytecode test-wheel chromium smoke lowest verifytypes pythons aegra clean
 
 define REQUIRE_PYTHON
 $(if $(VERSION),,$(error $(PYTHON) doesn't start, so name another: make PYTHON=python3.12 ...))
@@ -91,6 +92,15 @@ chromium:
 # The wheel on each other Python of this machine that we claim to work on; after `make wheel`.
 smoke: $(READY)
 	$(BIN)/python tests/smoke.py dist/*.whl
+
+# The tests of what depends on other packages, with the lowest version of each that we claim to work with.
+lowest: $(READY)
+	$(BIN)/python tests/lowest.py
+
+# Whether the types of the wheel's public names are complete, as pyright counts; after `make wheel`.
+verifytypes: $(PYRIGHT)
+	PATH="$(WHEEL_VENV)/bin:$$PATH" VIRTUAL_ENV="$(WHEEL_VENV)" $(CURDIR)/$(PYRIGHT) \
+		--verifytypes pipelit_agents --ignoreexternal
 
 # Two processes of Aegra, in an environment of its own of Python 3.12 or newer, and what `test_aegra.py`
 # asks of them. They take two minutes of CPU time, most of it Aegra's, so `make test` leaves them out.
@@ -156,10 +166,14 @@ $(INSPECTOR):
 	command -v npm > /dev/null && npm install --silent --no-fund --no-audit --prefix .node \
 		@modelcontextprotocol/inspector || echo "npm can't install the MCP inspector, so it isn't tried."
 
+# The type checker that counts them, in half a minute, once.
+$(PYRIGHT):
+	npm install --silent --no-fund --no-audit --prefix .node pyright
+
 # Every case of every test, on each kind of database, our MCP server with the inspector, and the wheel
 # on other versions of Python: half an hour.
 everywhere: $(READY) $(INSPECTOR)
-	$(MAKE) --no-print-directory wheel sdist smoke
+	$(MAKE) --no-print-directory wheel sdist smoke lowest
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --everywhere
 
 # Compile the tests and what they import. Otherwise each process of the tests does that for itself, at the
@@ -167,11 +181,15 @@ everywhere: $(READY) $(INSPECTOR)
 test-bytecode: $(READY)
 	$(BIN)/python -m pytest --collect-only -n 0 > /dev/null 2>&1 || true
 
+# By a make of its own, which goes on with it at once. The other steps would come first.
+test-wheel: $(READY)
+	$(MAKE) --no-print-directory wheel-checks docs
+
 # In this order, also under `make -j`; the tests last, so that their count is the last line. Chromium is
 # fetched while packages are. Of the steps in the middle the longest ones begin first.
 test:
 	$(MAKE) --no-print-directory -j2 $(READY) chromium
-	$(MAKE) --no-print-directory -j2 wheel-checks test-bytecode types notebooks docs lint
+	$(MAKE) --no-print-directory -j2 test-wheel test-bytecode types notebooks lint
 	$(MAKE) --no-print-directory pytest
 
 clean:
