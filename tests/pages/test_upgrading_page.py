@@ -10,7 +10,6 @@ from later_migration import add_migration
 from paths import ROOT
 
 from pipelit_agents import Keyring, Pipelit
-from pipelit_agents.database import schema
 from pipelit_agents.errors import StorageError
 
 PAGE = (ROOT / "docs" / "upgrading.md").read_text()
@@ -26,13 +25,12 @@ def test_two_versions_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with version() as running:
         running.create_schema()
         running.users.create("alice")
-        older = schema._MIGRATIONS
-        add_migration(tmp_path / "later", monkeypatch)
-        with version() as newer:
-            (tables,) = [each for each in newer.check() if each.name == "tables"]
-            assert (tables.ok, tables.fix) == (False, "pipelit-agents init")
-            newer.create_schema()
-        monkeypatch.setattr(schema, "_MIGRATIONS", older)
+        with monkeypatch.context() as later:
+            add_migration(tmp_path / "later", later)
+            with version() as newer:
+                (tables,) = [each for each in newer.check() if each.name == "tables"]
+                assert (tables.ok, tables.fix) == (False, "pipelit-agents init")
+                newer.create_schema()
         assert [each.username for each in running.users.list()] == ["alice"]
         running.users.create("bob")
         with version() as started, pytest.raises(StorageError, match="a newer pipelit-agents"):
