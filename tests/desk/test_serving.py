@@ -287,7 +287,7 @@ def test_the_command_serves_until_it_is_stopped(tmp_path: Path) -> None:
             )
         ends_with_us(process)
         assert process.stdout
-        printed = json.loads(b"".join(process.stdout.readline() for _ in range(4)))
+        printed = json.loads(b"".join(iter(process.stdout.readline, b"}\n")) + b"}")
         token = {"Authorization": f"Bearer {printed['set_up_token']}"}
         trusted = ssl.create_default_context(cafile=str(certificate))
         with httpx.Client(base_url=printed["address"], verify=trusted) as client:
