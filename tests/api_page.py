@@ -14,7 +14,7 @@ from pipelit_agents.desk import make_app
 
 PAGE = Path(__file__).parent.parent / "docs" / "api.md"
 PREFIX = "/api/v1"
-HEAD = f"""# API
+HEAD = f"""# HTTP API of the desk
 
 Written by `make api` from the OpenAPI document of the [desk](desk.md), which serves it at
 `{PREFIX}/openapi.json` to those who have a key. All paths below begin with `{PREFIX}`, except where
@@ -84,11 +84,11 @@ def _operation(
     lines += [_text(said), ""] if said else []
     lines += [_roles(operation), ""]
     rows = [
-        (f"`{each['name']}`", _where(each), _type(spec, each["schema"]), _about(each))
+        (f"`{each['name']}` {_where(each)}", _type(spec, each["schema"]), _about(each))
         for each in operation.get("parameters", [])
         if each["in"] != "header"
     ]
-    lines += _table(("name", "in", "type", ""), rows)
+    lines += _table(("parameter", "type", "meaning"), rows)
     body = operation.get("requestBody")
     if body:
         schema = next(iter(body["content"].values()))["schema"]
@@ -134,7 +134,8 @@ def _problems(operation: Mapping[str, Any], usual: Mapping[str, str], of_all: se
 
 
 def _where(parameter: Mapping[str, Any]) -> str:
-    return str(parameter["in"]) + (", needed" if parameter.get("required") else "")
+    needed = parameter.get("required") and parameter["in"] != "path"
+    return f"in the {parameter['in']}" + (", needed" if needed else "")
 
 
 def _schema(spec: Mapping[str, Any], title: str, schema: Mapping[str, Any]) -> list[str]:
@@ -154,7 +155,7 @@ def _schema(spec: Mapping[str, Any], title: str, schema: Mapping[str, Any]) -> l
         )
         for name, each in found.get("properties", {}).items()
     ]
-    return [f"{title}:", "", *_table(("field", "type", ""), rows)] if rows else []
+    return [f"{title}:", "", *_table(("field", "type", "meaning"), rows)] if rows else []
 
 
 def _resolved(spec: Mapping[str, Any], schema: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -81,7 +81,7 @@ def _section(path: tuple[str, ...], command: Any) -> str:
     if command.epilog:
         lines += [f"Example: `{command.epilog.rpartition(chr(10))[2]}`", ""]
     if arguments or options:
-        lines += ["| | |", "|---|---|"]
+        lines += [f"| {_heading(arguments, options)} | meaning |", "|---|---|"]
     lines += [f"| `{each.metavar}` | {each.help} |" for each in arguments]
     for each in options:
         shown = ", ".join(f"`{opt}`" for opt in [*each.opts, *each.secondary_opts])
@@ -89,6 +89,12 @@ def _section(path: tuple[str, ...], command: Any) -> str:
         needed = " Needed." if each.required else ""
         lines.append(f"| {shown} | {each.help}{needed}{default if each.default != '' else ''} |")
     return "\n".join([*lines, ""])
+
+
+def _heading(arguments: list[Any], options: list[Any]) -> str:
+    """What is in the first column of the table."""
+    named = [*(["argument"] if arguments else []), *(["option"] if options else [])]
+    return " or ".join(named)
 
 
 if __name__ == "__main__":
