@@ -46,3 +46,10 @@ def test_a_broken_link_or_a_page_that_is_not_listed_stops_the_build() -> None:
     assert {*kinds} == {"warn"}
     assert {"omitted_files", "not_found"} <= {*SITE["validation"]["nav"]}
     assert "anchors" in SITE["validation"]["links"]
+
+
+def test_each_block_names_one_language() -> None:
+    """With a second word, the site would print the block as a line of text."""
+    for page in (ROOT / "docs").rglob("*.md"):
+        fences = re.findall(r"^ *```(.*)$", page.read_text(), re.MULTILINE)
+        assert not [each for each in fences if not re.fullmatch(r"[a-z]*", each)], page
