@@ -48,7 +48,7 @@ def rows(part: str) -> list[list[str]]:
     found = []
     for line in part.splitlines():
         cells = [each.strip() for each in line.strip().strip("|").split(" | ")]
-        if line.startswith("|") and not set(line) <= set("|- "):
+        if line.startswith("|") and not set(line) <= set("|-: "):
             found.append(cells)
     return found
 
