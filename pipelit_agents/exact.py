@@ -13,7 +13,7 @@ import unicodedata
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-__all__ = ["exact_json", "exact_line", "unpadded", "warnings"]
+__all__ = ["exact_json", "exact_line", "unpadded", "visible", "warnings"]
 
 # Characters of JSON. What is longer isn't indented: of a deep value, the requester could make a
 # text that is mostly indentation, and so long that nobody could display it.
@@ -78,6 +78,32 @@ def exact_line(value: object, most: int) -> str:
 def unpadded(text: str) -> str:
     """Return a text with what is more than 16 spaces in a row escaped, as in JSON."""
     return _MANY_SPACES.sub(lambda found: found[1] + "\\u0020" * len(found[2]), text)
+
+
+def visible(text: str, *, kept: str = "") -> str:
+    """Return a text in which every character is seen, for tables and messages.
+
+    Escaped are control and format characters, white space other than the space, characters that
+    nothing is drawn for, and more than four marks on one character. Letters of every language stay,
+    also those that are written from right to left: ``exact_json`` is for what a person approves.
+
+    Args:
+        text: The text.
+        kept: Characters that stay.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    shown, marks = [], 0
+    for each in text:
+        marks = marks + 1 if unicodedata.category(each) in _MARKS else 0
+        hidden = (
+            not each.isprintable()
+            or each in _BLANK
+            or marks > _MAX_MARKS
+            or _INVISIBLE_MARKS.match(each)
+        )
+        shown.append(ascii(each)[1:-1] if hidden and each not in kept else each)
+    return "".join(shown)
 
 
 def _escaped(text: str) -> str:

@@ -18,12 +18,14 @@ import typer
 from pipelit_agents._discretion import discreet
 from pipelit_agents._words import has_code_form, is_wordy
 from pipelit_agents.errors import PipelitError
+from pipelit_agents.exact import visible
 from pipelit_agents.protocol.usernames import is_username
 
 __all__ = [
     "AsJson",
     "Yes",
     "at_a_terminal",
+    "beside_others",
     "confirm",
     "duration",
     "encodable",
@@ -51,6 +53,8 @@ typed_words: ContextVar[tuple[str, ...]] = ContextVar("typed_words", default=())
 _MIN_SECRET_LENGTH: Final = 4
 # Characters at the beginning of a word that are enough to mask it in a message.
 _PREFIX_LENGTH: Final = 8
+# Each space after another.
+_MORE_SPACES: Final = re.compile(r"(?<= ) ")
 # The id of a question to people. It permits nothing, so messages may repeat it.
 _QUESTION_ID: Final = re.compile(r"apr_[0-9a-f]{32}")
 # The name of an argument in Python, at the beginning of a message about its value.
@@ -166,7 +170,7 @@ def print_wrapped(
         coloured: The colour of each beginning of a text; only for terminals.
     """
     stream = sys.stderr if err else sys.stdout
-    text = encodable(text, getattr(stream, "encoding", None))
+    text = encodable(safe(text), getattr(stream, "encoding", None))
     if not stream.isatty():
         typer.echo(text, err=err)
         return
@@ -422,9 +426,15 @@ def encodable(text: str, encoding: str | None) -> str:
 
 
 def safe(text: str) -> str:
-    """Return a text with its control characters escaped."""
+    """Return a text with its control characters, and characters that can't be seen, escaped."""
     # Stored text, such as a purpose, must not control the operator's terminal.
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return visible(text)
+
+
+def beside_others(text: str) -> str:
+    """Return a text for a line with other values, from which two spaces separate it."""
+    # Otherwise a purpose could draw another field of its row.
+    return _MORE_SPACES.sub("\\\\u0020", safe(text))
 
 
 def unsaid(message: str, *, unfit: bool = False) -> str:

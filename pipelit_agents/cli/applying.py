@@ -8,7 +8,7 @@ from typing import Annotated, Final
 
 import typer
 
-from pipelit_agents.cli._io import AsJson, reporting
+from pipelit_agents.cli._io import AsJson, print_wrapped, reporting
 from pipelit_agents.cli.tables import Column, columns_of, show_table
 
 __all__ = ["apply"]
@@ -54,7 +54,7 @@ def apply(
         changes = pipelit.apply(path, dry_run=dry_run or check)
     if not as_json:
         for each in caught:
-            typer.echo(f"warning: {each.message}", err=True)
+            print_wrapped(f"warning: {each.message}", err=True)
     if changes or as_json:
         show_table(changes, _COLUMNS, as_json=as_json)
     else:

@@ -15,11 +15,11 @@ from pipelit_agents.cli._arguments import example
 from pipelit_agents.cli._io import (
     AsJson,
     Yes,
+    beside_others,
     confirm,
     duration,
     moment,
     reporting,
-    safe,
     show,
 )
 from pipelit_agents.cli.tables import Column, columns_of, show_table
@@ -142,7 +142,7 @@ def _print_entry(entry: AuditEntry, *, as_json: bool) -> None:
         typer.echo(json.dumps(fields))
         return
     words = ("at", "actor", "person", "subject", "action", "outcome", "reason", "node")
-    typer.echo(safe("  ".join(str(fields[word]) or "-" for word in words)))
+    typer.echo("  ".join(beside_others(str(fields[word])) or "-" for word in words))
 
 
 def _since(option: str, text: str) -> datetime:

@@ -14,6 +14,7 @@ from pipelit_agents.cli._io import (
     AsJson,
     Yes,
     confirm,
+    print_wrapped,
     read_secret,
     read_secrets,
     reporting,
@@ -130,7 +131,7 @@ def put(
         )
     if not as_json:
         for each in caught:
-            typer.echo(f"warning: {each.message}", err=True)
+            print_wrapped(f"warning: {each.message}", err=True)
     _show("Stored.", _fields(info), as_json=as_json)
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import typer
 
-from pipelit_agents.cli._io import encodable, plain, safe, worded
+from pipelit_agents.cli._io import beside_others, encodable, plain, worded
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -149,7 +149,7 @@ def _cell(value: object, column: Column, console: Console) -> str:
         return column.blank or worded(column.name, value)
     if column.is_time and isinstance(value, datetime):
         return _short(value, datetime.now(UTC).date(), with_time=column.how == "time")
-    return encodable(safe(worded(column.name, value)), console.encoding)
+    return encodable(beside_others(worded(column.name, value)), console.encoding)
 
 
 def _short(moment: datetime, today: date, *, with_time: bool) -> str:
@@ -323,6 +323,8 @@ def wrap(text: str, width: int) -> list[str]:
     """Return a text in lines of at most so many cells, broken between words where possible."""
     from rich.cells import cell_len, chop_cells
 
+    # A terminal may be narrower than an indent.
+    width = max(2, width)
     lines, line = [], ""
     for word in text.split(" "):
         if cell_len(line) + 1 + cell_len(word) <= width and line:

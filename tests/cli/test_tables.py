@@ -233,6 +233,33 @@ def test_each_width_of_names_fits(
         assert all(name in shown.split() for name in names), shown
 
 
+def test_a_value_draws_no_other_field_and_hides_nothing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A purpose, which an agent may have chosen, can't look like the rest of its row."""
+    columns = Column("username", "id", head=True), Column("owner", "id"), "purpose"
+    purpose = "x  owner: alice" + "\x1b[31m" + "\u3164\u2800\ufe0f\u202e" + "a" + "\u0301" * 9
+    row: dict[str, object] = {"username": "agent_x", "owner": "mallory", "purpose": purpose}
+    for width in (40, 200):
+        monkeypatch.setenv("COLUMNS", str(width))
+        shown = table(capsys, [row], *columns)
+        assert "  owner: alice" not in shown
+        escaped = r"x\u0020owner:alice\x1b[31m\u3164\u2800\ufe0f\u202ea"
+        assert escaped in "".join(shown.split())
+        assert shown.count("\u0301") == 4
+
+
+@pytest.mark.parametrize("width", range(1, 9))
+def test_no_terminal_is_too_narrow(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    """Every character of a text is printed, and none of them ends the command."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    row: dict[str, object] = {"username": "agent_x", "purpose": "reads宽letters"}
+    shown = table(capsys, [row], Column("username", "id", head=True), "purpose")
+    assert "reads宽letters" in "".join(shown.split())
+
+
 def test_a_terminal_gets_colours_unless_it_wants_none(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
