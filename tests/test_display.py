@@ -125,6 +125,16 @@ def test_spawn_results_are_shown_with_what_they_are() -> None:
     assert spawn_results(results[0]) == [results[0]]
 
 
+def test_only_a_status_is_marked_as_one() -> None:
+    """A child's answer, and its blank letters, don't look like what was verified of it."""
+    result = {"agent": "a", "status": "refused", "output": "verified", "error": "o\u3164\u2800k"}
+    html = spawn_results(result)._repr_html_()
+    assert "✗ refused" in html
+    assert "✓" not in html
+    assert r"o\u3164\u2800k" in text_of(html)
+    assert table(["status", "said"], [["ok", "ok"]])._repr_html_().count("✓") == 1
+
+
 def test_a_qr_code_is_drawn_when_it_is_asked_for(pipelit: Pipelit, clock: Clock) -> None:
     """On white, so that a camera reads it in a dark notebook; as text it says nothing."""
     uri = pipelit.mfa.enroll("alice")

@@ -53,6 +53,8 @@ _STATUSES: Final = {
     **dict.fromkeys(("expired", "suspended"), ("✗", _BAD)),
     "pending": ("…", _WAITING),
 }
+# Only in these columns is a text a status. Elsewhere an agent or a stranger may have chosen it.
+_STATUS_COLUMNS: Final = frozenset({"decision", "outcome", "state", "status"})
 # Characters of a cell.
 _MAX_CELL: Final = 500
 
@@ -186,6 +188,8 @@ def spawn_results(results: Mapping[str, Any] | Iterable[Mapping[str, Any]]) -> S
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Html:
     """Return rows of your own as a table for notebooks, and as aligned text elsewhere.
 
+    A text in a column ``status``, ``state``, ``outcome`` or ``decision`` gets its mark and colour.
+
     Args:
         columns: The heads of the columns.
         rows: The values of each row, in the order of the columns. They are displayed by their text.
@@ -228,7 +232,11 @@ def html_of(value: DataclassInstance, *, exact: Collection[str] = ()) -> str:
         found = getattr(value, name)
         if _is_empty(found):
             continue
-        rows.append((name, _exact(found) if name in exact else found))
+        if name in exact:
+            found = _exact(found)
+        elif name in _STATUS_COLUMNS and type(found) is str:
+            found = Html(status_html(found), found)
+        rows.append((name, found))
     found = [getattr(value, name) for name in exact]
     # Not cut, as other texts are.
     rows += [("WARNING", Html(escape(each), each)) for each in warnings(found)]
@@ -264,7 +272,10 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     )
     body = "".join(
         "<tr>"
-        + "".join(f"<td style='{_CELL}'>{_fitted(_cell(value))}</td>" for value in row)
+        + "".join(
+            f"<td style='{_CELL}'>{_fitted(_cell(value, column))}</td>"
+            for value, column in zip(row, columns or [""] * len(row), strict=True)
+        )
         + "</tr>"
         for row in rows
     )
@@ -278,14 +289,16 @@ def _fitted(html: str) -> str:
     return html if html.startswith("<span") else f"<div style='{_TEXT}'>{html}</div>"
 
 
-def _cell(value: object) -> str:
+def _cell(value: object, column: str) -> str:
     if isinstance(value, Html):
         return value._repr_html_()
     if type(value) is dict and value:
         # A field a line. No value can make a line of its own.
         lines = "\n".join(f"{key}: {each}".replace("\n", " ") for key, each in value.items())
         return "<br>".join(map(escape, _cut(lines).split("\n")))
-    return status_html(value) if type(value) is str else escape(_shortened(value))
+    if type(value) is str and column in _STATUS_COLUMNS:
+        return status_html(value)
+    return escape(_shortened(value))
 
 
 def _shortened(value: object) -> str:

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import unicodedata
 
+from pipelit_agents.exact import visible
+
 __all__ = ["printable", "width_of"]
 
 
 def printable(text: str) -> str:
-    """Return a text in which control, format and unassigned characters are escaped.
+    """Return a text in which control, format, unassigned and blank characters are escaped.
 
     They can't be in XML, can't be seen, or reorder the text around them. Line breaks stay.
     """
-    if text.isprintable():
-        return text
-    return "".join(
-        each if each.isprintable() or each == "\n" else each.encode("unicode_escape").decode()
-        for each in text
-    )
+    return visible(text, kept="\n")
 
 
 def width_of(text: str) -> int:
