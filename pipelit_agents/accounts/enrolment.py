@@ -207,8 +207,8 @@ def _require_of_this_enrolment(name: str, secret: bytes, enrolled: SecretStr) ->
     actual = enrolled.get_secret_value().encode("utf-8", "surrogatepass")
     if not hmac.compare_digest(pending.encode(), actual):
         raise SecondFactorError(
-            f"enrolled isn't what mfa.enroll returned for the pending enrolment of {name!r}: enrol "
-            "again, or leave it out",
+            f"the pending enrolment of {name!r} is another one, such as one in another terminal: "
+            "use a code of that one, or enrol again",
             username=name,
         )
 

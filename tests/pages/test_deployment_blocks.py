@@ -84,6 +84,16 @@ def test_every_command_is_one() -> None:
                 command = command.commands[word]
 
 
+def test_an_operator_exists_before_the_desk_starts() -> None:
+    """So that no log has a set-up token; and no image has the folder of the secrets."""
+    scripts = [code for _, language, code in BLOCKS if language == "sh"]
+    for start in ("docker compose up", "systemctl enable"):
+        (script,) = [each for each in scripts if start in each]
+        assert script.index("users create alice") < script.index(start)
+    (script,) = [each for each in scripts if "docker compose build" in each]
+    assert "echo secrets > .dockerignore" in script
+
+
 def test_the_secrets_of_each_file_are_declared() -> None:
     """A file that a `_FILE` setting names is mounted by the same document."""
     compose, job, deployment, service, policy = documents()
