@@ -78,6 +78,8 @@ def enroll(
         if prompts:
             _show_enrolment(username, uri, png)
             _show_recovery(_first_code(pipelit, username, enrolled), _turned_on(username))
+            if png is not None:
+                print_wrapped(f"Delete {png}: anyone who has it can make the app's codes.")
             return
         fields = {"username": username, "provisioning_uri": uri}
         if png is not None:

@@ -6,6 +6,7 @@ import io
 import os
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pyotp
 import pytest
@@ -81,17 +82,17 @@ def test_a_terminal_that_cannot_show_it_gets_none() -> None:
 @pytest.fixture
 def enrolling(
     pipelit: Pipelit, key: str, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[], Terminal]:
+) -> Callable[..., Terminal]:
     """Begin the enrolment of alice in a terminal."""
     monkeypatch.delenv("NO_COLOR", raising=False)
     for name, value in (("TERM", "xterm"), ("COLUMNS", "80"), ("FIELD_ENCRYPTION_KEY", key)):
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("PIPELIT_DATABASE_URL", pipelit.database_url)
-    return lambda: Terminal("mfa", "enroll", "alice")
+    return lambda *more: Terminal("mfa", "enroll", "alice", *more)
 
 
 @pytest.mark.process
-def test_a_wrong_code_is_asked_for_again(enrolling: Callable[[], Terminal]) -> None:
+def test_a_wrong_code_is_asked_for_again(enrolling: Callable[..., Terminal]) -> None:
     """The QR code and its question are on one screen; then come ten numbered recovery codes."""
     terminal = enrolling()
     shown = terminal.until("Code: ")
@@ -114,7 +115,7 @@ def test_a_wrong_code_is_asked_for_again(enrolling: Callable[[], Terminal]) -> N
 
 
 @pytest.mark.process
-def test_a_stop_says_how_to_go_on(enrolling: Callable[[], Terminal], pipelit: Pipelit) -> None:
+def test_a_stop_says_how_to_go_on(enrolling: Callable[..., Terminal], pipelit: Pipelit) -> None:
     """Ctrl-C leaves the enrolment pending; the commands that finish it and begin it are named."""
     terminal = enrolling()
     terminal.until("Code: ")
@@ -127,3 +128,19 @@ def test_a_stop_says_how_to_go_on(enrolling: Callable[[], Terminal], pipelit: Pi
     assert "pipelit-agents mfa enroll alice" in rest
     assert all(len(line) <= COLUMNS for line in rest.splitlines())
     assert pipelit.mfa.status("alice").pending
+
+
+@pytest.mark.process
+def test_a_picture_is_to_be_deleted(enrolling: Callable[..., Terminal], tmp_path: Path) -> None:
+    """It contains the secret. Only its owner can read it, and the end says to delete it."""
+    file = tmp_path / "alice.png"
+    terminal = enrolling("--png", str(file))
+    assert "otpauth://" not in terminal.until("Code: ")
+    assert file.stat().st_mode & 0o777 == 0o600
+    (found,) = zxingcpp.read_barcodes(Image.open(file))
+    app = pyotp.parse_uri(found.text)
+    assert isinstance(app, pyotp.TOTP)
+    terminal.type(f"{app.now()}\n")
+    code, rest = terminal.end()
+    assert code == 0
+    assert f"Delete {file}" in " ".join(rest.split())
