@@ -149,5 +149,8 @@ def test_what_cannot_be_drawn_says_so() -> None:
         draw("graph")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="it has 301 nodes, and at most 300"):
         draw(graph_of(map(str, range(301)), []))
+    names = list(map(str, range(40)))
+    with pytest.raises(ValueError, match="it has 1,600 edges, and at most 1,000"):
+        draw(graph_of(names, [(source, target) for source in names for target in names]))
     large = graph_of(map(str, range(300)), [(str(n), str(n * 7 % 300)) for n in range(300)])
     assert len(draw(large).svg) < 400_000

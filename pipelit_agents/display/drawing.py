@@ -14,6 +14,7 @@ __all__ = ["Drawing", "draw"]
 
 # A large graph takes long to lay out, and nobody can read its drawing.
 _MAX_NODES: Final = 300
+_MAX_EDGES: Final = 1_000
 # Columns of a name; the whole name is the tooltip.
 _MAX_NAME: Final = 28
 # Of a font of 12 pixels, whose columns are 0.6 em wide.
@@ -106,7 +107,7 @@ def draw(graph: _Drawable | _Nodes, *, xray: int | bool = True) -> Drawing:
 
     Raises:
         TypeError: ``graph`` isn't a graph.
-        ValueError: The graph has more than 300 nodes.
+        ValueError: The graph has more than 300 nodes, or 1,000 edges.
 
     Example:
         ```python
@@ -128,6 +129,11 @@ def draw(graph: _Drawable | _Nodes, *, xray: int | bool = True) -> Drawing:
             "pass xray=False, or draw its sub-graphs one by one"
         )
     arrows = list(_arrows(drawn.edges, frozenset(names)))
+    if len(arrows) > _MAX_EDGES:
+        raise ValueError(
+            f"graph: it has {len(arrows):,} edges, and at most {_MAX_EDGES:,} can be drawn; name "
+            "the targets of each conditional edge, as without them it leads to every node"
+        )
     return Drawing(_picture(names, arrows), _listed(arrows))
 
 
