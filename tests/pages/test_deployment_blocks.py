@@ -95,17 +95,32 @@ def test_an_operator_exists_before_the_desk_starts() -> None:
 
 
 def test_the_secrets_of_each_file_are_declared() -> None:
+    """A file that a setting or a command names is mounted there, and made by the script."""
+    compose, *_ = documents()
+    (script,) = [code for _, _, code in BLOCKS if "docker compose build" in code]
+    made = set(re.findall(r"> secrets/(\w+)", script))
+    assert made == set(compose["secrets"])
+    used = set()
+    for each in compose["services"].values():
+        read = str([each.get("command"), each.get("environment")])
+        named = set(re.findall(r"/run/secrets/(\w+)", read))
+        assert named <= set(each.get("secrets", []))
+        used |= named
+    assert used == made
+
+
+def test_the_redis_of_compose_has_a_password() -> None:
+    """On the page and in the example; the clients have the same one."""
+    compose, *_ = documents()
+    assert "requirepass" in str(compose["services"]["redis"]["command"])
+    example = yaml.safe_load((ROOT / "examples" / "compose" / "compose.yaml").read_text())
+    (word,) = [each for each in example["services"]["redis"]["command"] if "PASSWORD" in each]
+    assert f":{word}@redis:" in example["x-aegra"]["REDIS_URL"]
+
+
+def test_the_secrets_of_kubernetes_are_declared() -> None:
     """A file that a `_FILE` setting names is mounted by the same document."""
-    compose, job, deployment, service, policy = documents()
-    app = compose["x-app"]["secrets"]
-    assert {*app, "postgres_password"} == set(compose["secrets"])
-    named = {
-        value.removeprefix("/run/secrets/")
-        for each in compose["services"].values()
-        for name, value in each.get("environment", {}).items()
-        if name.endswith("_FILE")
-    }
-    assert named == set(compose["secrets"])
+    _, job, deployment, service, policy = documents()
     for each in (job, deployment):
         spec = each["spec"]["template"]["spec"]
         (container,) = spec["containers"]
