@@ -244,7 +244,7 @@ class Pipelit:
         """
         maintenance.create_schema(self._database)
 
-    acreate_schema = off_the_loop(create_schema)
+    acreate_schema: Final = off_the_loop(create_schema)
 
     def check_key(self) -> bool:
         """Check that the key and the database belong together.
@@ -277,7 +277,7 @@ class Pipelit:
             ) from None
         return True
 
-    acheck_key = off_the_loop(check_key)
+    acheck_key: Final = off_the_loop(check_key)
 
     def check_ledger(self) -> str:
         """Require that attempts can be counted.
@@ -292,7 +292,7 @@ class Pipelit:
         """
         return self._ledger.open().check()
 
-    acheck_ledger = off_the_loop(check_ledger)
+    acheck_ledger: Final = off_the_loop(check_ledger)
 
     def check(
         self,
@@ -326,7 +326,7 @@ class Pipelit:
         environ = os.environ if environ is None else environ
         return check_deployment(installation, Path(folder), environ, deploy=deploy)
 
-    acheck = off_the_loop(check)
+    acheck: Final = off_the_loop(check)
 
     def apply(
         self,
@@ -363,7 +363,7 @@ class Pipelit:
             self._core, self.users, self.credentials, path, environ, dry_run=dry_run
         )
 
-    aapply = off_the_loop(apply)
+    aapply: Final = off_the_loop(apply)
 
     def backup(self, path: str | Path) -> None:
         """Copy an SQLite database completely and consistently while it is in use.
@@ -380,7 +380,7 @@ class Pipelit:
         """
         maintenance.backup(self._database, Path(path))
 
-    abackup = off_the_loop(backup)
+    abackup: Final = off_the_loop(backup)
 
     def agent(self, username: str) -> Agent:
         """Return the handle by which code acts as one agent user.
@@ -482,7 +482,7 @@ class Pipelit:
             prefix=prefix,
         )
 
-    aprovision_agent = off_the_loop(provision_agent)
+    aprovision_agent: Final = off_the_loop(provision_agent)
 
     def close(self) -> None:
         """Close all connections; the next use opens new ones."""
@@ -492,7 +492,7 @@ class Pipelit:
         finally:
             self._database.close()
 
-    aclose = off_the_loop(close)
+    aclose: Final = off_the_loop(close)
 
     def __enter__(self) -> Pipelit:
         return self

@@ -120,7 +120,7 @@ class CreatedAgents:
         family = {each.username: each for each in users.list(owner=root)}
         return [each for each in family.values() if self._is_created(each, family)]
 
-    aliving = off_the_loop(living)
+    aliving: Final = off_the_loop(living)
 
     def _is_created(self, account: User, family: Mapping[str, User]) -> bool:
         try:

@@ -72,7 +72,7 @@ class AccountLists(AccountService):
         with self._database.reading() as connection:
             return user_of(find_account(connection, require_username(username)))
 
-    aget = off_the_loop(get)
+    aget: Final = off_the_loop(get)
 
     def list(self, *, owner: str | None = None) -> Sequence[User]:
         """Return all accounts sorted by name, or only those of one root owner."""
@@ -82,7 +82,7 @@ class AccountLists(AccountService):
         with self._database.reading() as connection:
             return [user_of(row) for row in connection.execute(query)]
 
-    alist = off_the_loop(list)  # noqa: A003 - the method is meant
+    alist: Final = off_the_loop(list)  # noqa: A003 - the method is meant
 
     def page(
         self,
@@ -137,7 +137,7 @@ class AccountLists(AccountService):
         some = [user_of(row) for row in rows[:limit]]
         return Page(some, some[-1].username if len(rows) > limit else None)
 
-    apage = off_the_loop(page)
+    apage: Final = off_the_loop(page)
 
     def page_api_keys(
         self, username: str, *, after: str | None = None, limit: int = DEFAULT_LIMIT
@@ -172,7 +172,7 @@ class AccountLists(AccountService):
         following = None if end is None else written_moment(end.created_at, end.id)
         return Page([key_info(row) for row in rows[:limit]], following)
 
-    apage_api_keys = off_the_loop(page_api_keys)
+    apage_api_keys: Final = off_the_loop(page_api_keys)
 
     def expiring_keys(
         self, within: timedelta, *, username: str | None = None, limit: int = 100
@@ -209,7 +209,7 @@ class AccountLists(AccountService):
         with self._database.reading() as connection:
             return [key_info(row) for row in connection.execute(query)]
 
-    aexpiring_keys = off_the_loop(expiring_keys)
+    aexpiring_keys: Final = off_the_loop(expiring_keys)
 
     def operators_without_second_factor(self, *, limit: int = 100) -> Sequence[str]:
         """List the active operators without a second factor, by name.
@@ -236,7 +236,7 @@ class AccountLists(AccountService):
         with self._database.reading() as connection:
             return list(connection.scalars(query.order_by(UserRow.username).limit(limit)))
 
-    aoperators_without_second_factor = off_the_loop(operators_without_second_factor)
+    aoperators_without_second_factor: Final = off_the_loop(operators_without_second_factor)
 
     def lanes(self, username: str) -> Sequence[LaneInfo]:
         """List the lanes about an account that have counted anything.
@@ -259,7 +259,7 @@ class AccountLists(AccountService):
         found = [lane_info(row, self._rules, now, person=person) for row in rows]
         return sorted(filter(_has_counted, found), key=lambda each: each.lane)
 
-    alanes = off_the_loop(lanes)
+    alanes: Final = off_the_loop(lanes)
 
     def page_lanes(
         self, username: str, *, after: str | None = None, limit: int = DEFAULT_LIMIT
@@ -305,7 +305,7 @@ class AccountLists(AccountService):
                 return Page(found, lane.lane)
         return Page(found)
 
-    apage_lanes = off_the_loop(page_lanes)
+    apage_lanes: Final = off_the_loop(page_lanes)
 
     def locked_lanes(self, *, limit: int = 100) -> Sequence[LockedLane]:
         """List the locked lanes about all active accounts, those that unlock last first.
@@ -334,4 +334,4 @@ class AccountLists(AccountService):
         ]
         return [each for each in found if each.lane.locked_until]
 
-    alocked_lanes = off_the_loop(locked_lanes)
+    alocked_lanes: Final = off_the_loop(locked_lanes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import secrets
 from datetime import timedelta
+from typing import Final
 
 from pydantic import SecretStr
 from sqlalchemy import Connection, select, update
@@ -64,7 +65,7 @@ class AgentChanges(AccountService):
                 by=by,
             )
 
-    achange_agent = off_the_loop(change_agent)
+    achange_agent: Final = off_the_loop(change_agent)
 
     def change_agent_in(
         self,
@@ -128,7 +129,7 @@ class AgentChanges(AccountService):
                 connection, require_username(username), overlap=overlap, by=by
             )
 
-    arotate_totp = off_the_loop(rotate_totp)
+    arotate_totp: Final = off_the_loop(rotate_totp)
 
     def rotate_totp_in(
         self,

@@ -134,7 +134,7 @@ class ApiKeys(AccountService):
                 connection, username, name=name, expires_at=expires_at, by=by
             )
 
-    aissue_api_key = off_the_loop(issue_api_key)
+    aissue_api_key: Final = off_the_loop(issue_api_key)
 
     def issue_api_key_in(
         self,
@@ -168,7 +168,7 @@ class ApiKeys(AccountService):
         with self._database.writing(durable=True) as connection:
             self.revoke_api_key_in(connection, key_id, username=username, by=by)
 
-    arevoke_api_key = off_the_loop(revoke_api_key)
+    arevoke_api_key: Final = off_the_loop(revoke_api_key)
 
     def revoke_api_key_in(
         self,
@@ -208,7 +208,7 @@ class ApiKeys(AccountService):
             raise _no_api_key(key_id)
         return key_info(row)
 
-    aget_api_key = off_the_loop(get_api_key)
+    aget_api_key: Final = off_the_loop(get_api_key)
 
     def list_api_keys(self, username: str) -> Sequence[ApiKeyInfo]:
         """List an account's API keys without the keys themselves, oldest first.
@@ -221,7 +221,7 @@ class ApiKeys(AccountService):
         with self._database.reading() as connection:
             return self.list_api_keys_in(connection, username)
 
-    alist_api_keys = off_the_loop(list_api_keys)
+    alist_api_keys: Final = off_the_loop(list_api_keys)
 
     def list_api_keys_in(self, connection: Connection, username: str) -> Sequence[ApiKeyInfo]:
         """List keys as ``list_api_keys`` does, in the caller's transaction."""
@@ -293,7 +293,7 @@ class ApiKeys(AccountService):
                 self._core.record(connection, who, who, "authenticate", key_id)
         return user_of(row)
 
-    aauthenticate = off_the_loop(authenticate)
+    aauthenticate: Final = off_the_loop(authenticate)
 
     def holder_of_key(self, key_id: str) -> User:
         """Return the account of an API key that ``authenticate`` accepted before, as it is now.
@@ -315,7 +315,7 @@ class ApiKeys(AccountService):
             raise AuthenticationError
         return user_of(rows[0])
 
-    aholder_of_key = off_the_loop(holder_of_key)
+    aholder_of_key: Final = off_the_loop(holder_of_key)
 
     def _insert_key(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from typing import Final
 
 from pydantic import SecretStr
 from sqlalchemy import Connection, delete, insert, select, update
@@ -75,7 +76,7 @@ class Peers(AccountService):
             self._core.record(connection, by, agent, "peering.issue", domain)
         return provisioning_uri(agent, secret, relation)
 
-    aissue_peering = off_the_loop(issue_peering)
+    aissue_peering: Final = off_the_loop(issue_peering)
 
     @discreet
     def enroll_peer(
@@ -127,7 +128,7 @@ class Peers(AccountService):
                 self._enroll_again(connection, name, sealed, peer.secret, peer.relation, by)
             return user_of(find_account(connection, name))
 
-    aenroll_peer = off_the_loop(enroll_peer)
+    aenroll_peer: Final = off_the_loop(enroll_peer)
 
     def _require_unshared(self, connection: Connection, name: str, peer: Enrolment) -> None:
         # With one secret for two relations, a party to one could impersonate the agent in the

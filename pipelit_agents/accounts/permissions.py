@@ -174,7 +174,7 @@ class Permissions:
             raise no_account(on)
         return user
 
-    arequire = off_the_loop(require)
+    arequire: Final = off_the_loop(require)
 
 
 def _refusal(user: User, action: Action) -> str:

@@ -51,7 +51,7 @@ class Roles(AccountService):
         with self._database.writing(durable=True) as connection:
             return self.set_role_in(connection, name, role, by=by)
 
-    aset_role = off_the_loop(set_role)
+    aset_role: Final = off_the_loop(set_role)
 
     def set_role_in(
         self, connection: Connection, username: str, role: Role, *, by: str = OPERATOR
@@ -99,14 +99,14 @@ class Roles(AccountService):
             row = find_account(connection, require_username(username))
             self._require_another_operator(connection, row, by)
 
-    arequire_another_operator = off_the_loop(require_another_operator)
+    arequire_another_operator: Final = off_the_loop(require_another_operator)
 
     def has_operator(self) -> bool:
         """Return whether there is an active operator."""
         with self._database.reading() as connection:
             return _is_any(connection)
 
-    ahas_operator = off_the_loop(has_operator)
+    ahas_operator: Final = off_the_loop(has_operator)
 
     def _lock_operators(self, connection: Connection) -> None:
         # Before any other lock of the transaction, so that two operators who demote each other at

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Final
 
 from pydantic import SecretStr
 from sqlalchemy import Connection, func, select
@@ -101,7 +102,7 @@ class Mfa:
             self._core.record(connection, by, name, "mfa.enroll")
         return provisioning_uri(name, secret)
 
-    aenroll = off_the_loop(enroll)
+    aenroll: Final = off_the_loop(enroll)
 
     @discreet
     def confirm(
@@ -168,7 +169,7 @@ class Mfa:
             raise
         return codes
 
-    aconfirm = off_the_loop(confirm)
+    aconfirm: Final = off_the_loop(confirm)
 
     @discreet
     def verify(self, username: str, code: str) -> Verification:
@@ -198,7 +199,7 @@ class Mfa:
         """
         return self._verify(username, code, own=True)
 
-    averify = off_the_loop(verify)
+    averify: Final = off_the_loop(verify)
 
     @discreet
     def approve(self, username: str, code: str, *, digest: str) -> Verification:
@@ -220,7 +221,7 @@ class Mfa:
         _require_digest(digest)
         return self._vote(require_username(username), code, digest, "approved")
 
-    aapprove = off_the_loop(approve)
+    aapprove: Final = off_the_loop(approve)
 
     @discreet
     def deny(self, username: str, code: str | None, *, digest: str) -> Verification | None:
@@ -253,7 +254,7 @@ class Mfa:
             return None
         return self._vote(name, code, digest, "denied")
 
-    adeny = off_the_loop(deny)
+    adeny: Final = off_the_loop(deny)
 
     @discreet
     def disable(self, username: str, code: str) -> None:
@@ -274,7 +275,7 @@ class Mfa:
             enrolment.end(connection, name)
             self._core.record(connection, name, name, "mfa.disable")
 
-    adisable = off_the_loop(disable)
+    adisable: Final = off_the_loop(disable)
 
     @discreet
     def renew_recovery_codes(self, username: str, code: str) -> Sequence[SecretStr]:
@@ -292,7 +293,7 @@ class Mfa:
             self._core.record(connection, name, name, "mfa.recovery-codes")
         return codes
 
-    arenew_recovery_codes = off_the_loop(renew_recovery_codes)
+    arenew_recovery_codes: Final = off_the_loop(renew_recovery_codes)
 
     def reset(self, username: str, *, by: str = OPERATOR) -> None:
         """End a second factor without a code; for an operator.
@@ -313,7 +314,7 @@ class Mfa:
             enrolment.end(connection, name)
             self._core.record(connection, by, name, "mfa.reset")
 
-    areset = off_the_loop(reset)
+    areset: Final = off_the_loop(reset)
 
     def require_approved(
         self, digest: str, *, approvers: Sequence[str], within: timedelta = timedelta(hours=1)
@@ -350,7 +351,7 @@ class Mfa:
             )
         return use(self._core, digest, names, within.total_seconds())
 
-    arequire_approved = off_the_loop(require_approved)
+    arequire_approved: Final = off_the_loop(require_approved)
 
     def status(self, username: str) -> MfaStatus:
         """Return whether a person has a second factor.
@@ -373,7 +374,7 @@ class Mfa:
             )
         return MfaStatus(row.username, row.totp_secret is not None, bool(pending), left or 0)
 
-    astatus = off_the_loop(status)
+    astatus: Final = off_the_loop(status)
 
     def _verify(self, username: str, code: str, *, own: bool) -> Verification:
         """Verify a person's code and spend it; refusals look the same for every account.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Final
 
 from sqlalchemy import Connection, select, update
 
@@ -78,7 +79,7 @@ class Users(AccountLists, AgentChanges, ApiKeys, Peers, Roles):
                 connection, name, role=role, key_expires_at=key_expires_at, created_by=created_by
             )
 
-    acreate = off_the_loop(create)
+    acreate: Final = off_the_loop(create)
 
     def create_first_operator(
         self,
@@ -113,7 +114,7 @@ class Users(AccountLists, AgentChanges, ApiKeys, Peers, Roles):
                 created_by=created_by,
             )
 
-    acreate_first_operator = off_the_loop(create_first_operator)
+    acreate_first_operator: Final = off_the_loop(create_first_operator)
 
     def create_in(
         self,
@@ -186,7 +187,7 @@ class Users(AccountLists, AgentChanges, ApiKeys, Peers, Roles):
                 created_by=created_by,
             )
 
-    acreate_agent = off_the_loop(create_agent)
+    acreate_agent: Final = off_the_loop(create_agent)
 
     def create_agent_in(
         self,
@@ -250,7 +251,7 @@ class Users(AccountLists, AgentChanges, ApiKeys, Peers, Roles):
         with self._database.reading() as connection:
             self._require_may_own(connection, find_account(connection, name))
 
-    arequire_may_own_agent = off_the_loop(require_may_own_agent)
+    arequire_may_own_agent: Final = off_the_loop(require_may_own_agent)
 
     def _require_may_own(self, connection: Connection, belongs_to: AccountRow) -> None:
         owner = belongs_to.username
@@ -331,7 +332,7 @@ class Users(AccountLists, AgentChanges, ApiKeys, Peers, Roles):
                 self._core.record(connection, by, each, "user.deactivate", f"with {name}"[:64])
         return ended
 
-    adeactivate = off_the_loop(deactivate)
+    adeactivate: Final = off_the_loop(deactivate)
 
     def unlock(
         self, username: str, *, lane: str | None = None, by: str = OPERATOR
@@ -378,4 +379,4 @@ class Users(AccountLists, AgentChanges, ApiKeys, Peers, Roles):
             each for each in self.lanes(name) if each.locked_until and lane in (None, each.lane)
         ]
 
-    aunlock = off_the_loop(unlock)
+    aunlock: Final = off_the_loop(unlock)

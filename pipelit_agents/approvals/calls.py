@@ -187,7 +187,7 @@ class CallApprovals:
             )
         return questions.request_of(row, what, "pending", row.created_at)
 
-    aask = off_the_loop(ask)
+    aask: Final = off_the_loop(ask)
 
     def find(self, call: Call) -> ApprovalRequest | None:
         """Return the question of a call with its answers, or None if there is none."""
@@ -196,7 +196,7 @@ class CallApprovals:
             row = self._find(connection, key)
             return None if row is None else questions.stored_request(self._core, connection, row)
 
-    afind = off_the_loop(find)
+    afind: Final = off_the_loop(find)
 
     def start(self, call: Call, rule: Approvers) -> tuple[ApprovalDecision, ...]:
         """Use up the approval of a call, just before the tool runs.
@@ -216,7 +216,7 @@ class CallApprovals:
             found = self._require(connection, call)
         return usage.start(self._core, found.id, rule)
 
-    astart = off_the_loop(start)
+    astart: Final = off_the_loop(start)
 
     def started(self, call: Call) -> bool:
         """Return whether a call was ever started, whatever people answered afterwards."""
@@ -225,7 +225,7 @@ class CallApprovals:
             row = self._find(connection, key)
         return row is not None and row.starts > 0
 
-    astarted = off_the_loop(started)
+    astarted: Final = off_the_loop(started)
 
     def suspend(self, call: Call) -> None:
         """Allow one more start of a call that interrupted itself after it was started.
@@ -241,7 +241,7 @@ class CallApprovals:
             rows.set_state(core, connection, row, "suspended")
             core.record(connection, OPERATOR, row.id, "approval.suspend", row.digest)
 
-    asuspend = off_the_loop(suspend)
+    asuspend: Final = off_the_loop(suspend)
 
     def finish(self, call: Call, result: bytes | None) -> None:
         """Store the result of a call that was started, encrypted.
@@ -274,7 +274,7 @@ class CallApprovals:
                 .values(result=Sealed(token, purpose))
             )
 
-    afinish = off_the_loop(finish)
+    afinish: Final = off_the_loop(finish)
 
     def result(self, call: Call) -> bytes | None:
         """Return the stored result of a call; None if there is none."""
@@ -296,7 +296,7 @@ class CallApprovals:
                 return self._core.keyring().unseal(sealed.token, result_purpose(row.id, row.starts))
         return None
 
-    aresult = off_the_loop(result)
+    aresult: Final = off_the_loop(result)
 
     def waiting(self, call: Call, count: int) -> None:
         """Record that a task raised this many interrupts for the question; the most count.
@@ -313,7 +313,7 @@ class CallApprovals:
                 .values(asks=count)
             )
 
-    awaiting = off_the_loop(waiting)
+    awaiting: Final = off_the_loop(waiting)
 
     def waited(self, call: Call, count: int) -> None:
         """Record how many interrupts are replayed after the decision; the first record counts.
@@ -330,7 +330,7 @@ class CallApprovals:
                 .values(waits=count)
             )
 
-    awaited = off_the_loop(waited)
+    awaited: Final = off_the_loop(waited)
 
     def interrupts(self, call: Call) -> Interrupts:
         """Return how often the task of a call was interrupted for its question.
@@ -346,7 +346,7 @@ class CallApprovals:
         asks, waits = stored[0] if stored else (0, None)
         return Interrupts(asks if type(asks) is int else 0, waits if type(waits) is int else None)
 
-    ainterrupts = off_the_loop(interrupts)
+    ainterrupts: Final = off_the_loop(interrupts)
 
     def _find(self, connection: Connection, key: str) -> tags.QuestionRow | None:
         # Anybody can plant a row of this call; only one that our keys have tagged is its question.

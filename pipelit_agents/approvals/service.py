@@ -132,7 +132,7 @@ class Approvals:
             steps=steps,
         )
 
-    arequest = off_the_loop(request)
+    arequest: Final = off_the_loop(request)
 
     @discreet
     def decide(self, id: str, username: str, code: str) -> ApprovalDecision:  # noqa: A002 - its name on the page and in the question
@@ -162,7 +162,7 @@ class Approvals:
         """
         return self._answer(id, username, code, "approved", "")
 
-    adecide = off_the_loop(decide)
+    adecide: Final = off_the_loop(decide)
 
     @discreet
     def deny(
@@ -220,7 +220,7 @@ class Approvals:
         vote = Vote(name, "denied", "vouched" if vouched else "", reason=reason)
         return answers.answer(self._core, id, vote, only_pending=not vouched)
 
-    adeny = off_the_loop(deny)
+    adeny: Final = off_the_loop(deny)
 
     def require(
         self,
@@ -269,7 +269,7 @@ class Approvals:
             )
         return usage.use(self._core, approval, names, seconds, at_least)
 
-    arequire = off_the_loop(require)
+    arequire: Final = off_the_loop(require)
 
     def pending(self, person: str | None = None) -> Sequence[ApprovalRequest]:
         """Return the questions that can be answered now, oldest first.
@@ -286,7 +286,7 @@ class Approvals:
             require_username(person, argument="person")
         return question_rows(questions.pending(self._core, person))
 
-    apending = off_the_loop(pending)
+    apending: Final = off_the_loop(pending)
 
     def get(self, id: str) -> ApprovalRequest:  # noqa: A002 - as above
         """Return a question with its answers.
@@ -298,7 +298,7 @@ class Approvals:
         """
         return questions.get(self._core, _identifier(id))
 
-    aget = off_the_loop(get)
+    aget: Final = off_the_loop(get)
 
     def _answer(
         self,

@@ -97,7 +97,7 @@ class AuditTrail:
             rows = found.mappings().all()
         return Rows([entry_of(row) for row in reversed(rows)], SHOWN_FIELDS)
 
-    alist = off_the_loop(list)  # noqa: A003 - the method is meant
+    alist: Final = off_the_loop(list)  # noqa: A003 - the method is meant
 
     def page(
         self,
@@ -172,7 +172,7 @@ class AuditTrail:
             return Page(items)
         return Page(items, str(highest if oldest_first else lowest))
 
-    apage = off_the_loop(page)
+    apage: Final = off_the_loop(page)
 
     def seal(self, *, batch: int = 1000) -> int:
         """Seal the new entries, so that changes to them can be detected.
@@ -194,7 +194,7 @@ class AuditTrail:
         """
         return self.seals.seal(require_count(batch, "batch"))
 
-    aseal = off_the_loop(seal)
+    aseal: Final = off_the_loop(seal)
 
     def head(self) -> AuditHead:
         """Return the chain head: the newest seal.
@@ -204,7 +204,7 @@ class AuditTrail:
         """
         return self.seals.head()
 
-    ahead = off_the_loop(head)
+    ahead: Final = off_the_loop(head)
 
     def verify(self, heads: AuditHead | Sequence[AuditHead] = ()) -> AuditReport:
         """Verify the whole trail against its seals.
@@ -222,7 +222,7 @@ class AuditTrail:
         kept = [heads] if isinstance(heads, AuditHead) else heads
         return verifying.verify(self._database, self._keyring(), self._clock, kept)
 
-    averify = off_the_loop(verify)
+    averify: Final = off_the_loop(verify)
 
     def prune(self, before: datetime, *, by: str = "operator") -> int:
         """Delete sealed entries from before a given time, in whole batches. The seals are kept.
@@ -253,7 +253,7 @@ class AuditTrail:
             self._record(by, "audit.prune", f"{deleted} before {before.astimezone(UTC):{_MINUTE}}")
         return deleted
 
-    aprune = off_the_loop(prune)
+    aprune: Final = off_the_loop(prune)
 
     def record_export(self, *, by: str, filters: Sequence[str] = ()) -> None:
         """Record that somebody gets the entries, all or many of them, to keep them elsewhere.
@@ -272,7 +272,7 @@ class AuditTrail:
         """
         self._record(by, "audit.export", f"by {', '.join(filters)}" if filters else "all entries")
 
-    arecord_export = off_the_loop(record_export)
+    arecord_export: Final = off_the_loop(record_export)
 
     def _record(self, by: str, action: str, reason: str) -> None:
         with self._database.writing(durable=True) as connection:

@@ -6,7 +6,7 @@ import builtins
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 from pydantic import ConfigDict, SecretStr
 from sqlalchemy import Connection
@@ -166,7 +166,7 @@ class Credentials:
             )
             return row.info(self._keyring())
 
-    aput = off_the_loop(put)
+    aput: Final = off_the_loop(put)
 
     @discreet
     def put_in(
@@ -242,7 +242,7 @@ class Credentials:
             row = read_credential(connection, name, of_person(connection, person))
         return self._described([row], unreadable)[0]
 
-    aget = off_the_loop(get)
+    aget: Final = off_the_loop(get)
 
     def list(
         self, *, kind: str | None = None, person: str | None = None, unreadable: bool = False
@@ -265,7 +265,7 @@ class Credentials:
         columns = ("name", "kind", "masked", "public", "created_by", "allow", "updated_at")
         return Rows(self._described(rows, unreadable), columns)
 
-    alist = off_the_loop(list)  # noqa: A003 - refers to the method, not the builtin
+    alist: Final = off_the_loop(list)  # noqa: A003 - refers to the method, not the builtin
 
     def page(
         self,
@@ -301,7 +301,7 @@ class Credentials:
         some = self._described(rows[:limit], unreadable)
         return Page(some, some[-1].name if len(rows) > limit else None)
 
-    apage = off_the_loop(page)
+    apage: Final = off_the_loop(page)
 
     def _described(
         self, rows: Sequence[StoredCredential], unreadable: bool
@@ -325,7 +325,7 @@ class Credentials:
         with self._database.reading() as connection:
             return count_credentials(connection, of_person(connection, person))
 
-    acount = off_the_loop(count)
+    acount: Final = off_the_loop(count)
 
     def delete(self, name: str, *, person: str | None = None, by: str = OPERATOR) -> None:
         """Delete a credential.
@@ -343,7 +343,7 @@ class Credentials:
             whose = of_person(connection, person)
             delete_credential(self._core, connection, name, whose, by)
 
-    adelete = off_the_loop(delete)
+    adelete: Final = off_the_loop(delete)
 
     def delete_all(self, *, person: str, by: str = OPERATOR) -> int:
         """Delete all credentials that are one person's own; shared ones stay.
@@ -363,7 +363,7 @@ class Credentials:
         with self._database.writing(durable=True) as connection:
             return delete_credentials(self._core, connection, of_person(connection, name), by)
 
-    adelete_all = off_the_loop(delete_all)
+    adelete_all: Final = off_the_loop(delete_all)
 
     def test(
         self,

@@ -147,7 +147,7 @@ class Agent:
         (code,) = short_codes(secret, [step], self.username, audience, relation, message)
         return TotpCode(code, utc((step + 1) * PERIOD), audience, message)
 
-    atotp_code = off_the_loop(totp_code)
+    atotp_code: Final = off_the_loop(totp_code)
 
     @discreet
     def verify_peer(
@@ -191,7 +191,7 @@ class Agent:
         """
         return self._identity.codes.verify(self.username, username, code, kind, message)
 
-    averify_peer = off_the_loop(verify_peer)
+    averify_peer: Final = off_the_loop(verify_peer)
 
     def challenge(self, prover: str, *, lifetime: float = 60.0) -> Challenge:
         """Make a challenge for one peer.
@@ -378,7 +378,7 @@ class Agent:
             )
         )
 
-    averify_possession = off_the_loop(verify_possession)
+    averify_possession: Final = off_the_loop(verify_possession)
 
     def verify_request(
         self,
@@ -427,7 +427,7 @@ class Agent:
         """
         self._identity.secrets.own(self.username)
 
-    arequire_active = off_the_loop(require_active)
+    arequire_active: Final = off_the_loop(require_active)
 
     def relation_to(self, verifier: str) -> PeerRelation | None:
         """Return the peerings by which this agent and a peer prove themselves to each other.
@@ -445,7 +445,7 @@ class Agent:
         peer = require_username(verifier, argument="verifier")
         return relation_to(self._identity.core.database, self.username, peer)
 
-    arelation_to = off_the_loop(relation_to)
+    arelation_to: Final = off_the_loop(relation_to)
 
     def spend_request(self, parent: str, challenge: bytes, *, lifetime: float = 300.0) -> bool:
         """Mark a parent's request as used, for all processes of this database.
@@ -470,7 +470,7 @@ class Agent:
         require_challenge(challenge)
         return spend_request(self._identity.core, self.username, parent, challenge, seconds)
 
-    aspend_request = off_the_loop(spend_request)
+    aspend_request: Final = off_the_loop(spend_request)
 
     def note_refusal(self, peer: str, action: str, reason: str) -> None:
         """Record in the audit that this agent refused a peer before any verification.

@@ -97,7 +97,7 @@ class ApprovalRegister:
                         found.append(stored_request(self._core, connection, row))
         return question_rows(found[::-1])
 
-    alist = off_the_loop(list)  # noqa: A003 - the method is meant
+    alist: Final = off_the_loop(list)  # noqa: A003 - the method is meant
 
     def page(
         self, *, after: str | None = None, limit: int = DEFAULT_LIMIT
@@ -117,7 +117,7 @@ class ApprovalRegister:
         """
         return page_of_all(self._core, after, require_limit(limit))
 
-    apage = off_the_loop(page)
+    apage: Final = off_the_loop(page)
 
     def export(self, write: Callable[[str], object], *, with_arguments: bool = False) -> int:
         """Export the whole register as JSON Lines, with all tags.
@@ -146,7 +146,7 @@ class ApprovalRegister:
             records = read_records(connection, keyring, open_values=with_arguments)
             return write_register(keyring, head, records, write)
 
-    aexport = off_the_loop(export)
+    aexport: Final = off_the_loop(export)
 
     def verify(
         self,
@@ -182,7 +182,7 @@ class ApprovalRegister:
             raise TypeError("kept is compared with the database: leave out either lines or kept")
         return self._verify_export(lines)
 
-    averify = off_the_loop(verify)
+    averify: Final = off_the_loop(verify)
 
     def _verify_export(self, lines: Iterable[bytes | str]) -> RegisterReport:
         keyring = self._core.keyring()

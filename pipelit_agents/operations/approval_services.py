@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from pipelit_agents._bounds import require_count
 from pipelit_agents._core import Core
 from pipelit_agents._twins import off_the_loop
@@ -62,7 +64,7 @@ class ServedApprovals(Approvals):
         name = require_username(person, argument="person")
         return page_of_person(self._core, name, after, limit)
 
-    apage = off_the_loop(page)
+    apage: Final = off_the_loop(page)
 
     def count_pending(self, person: str, *, most: int = 100) -> int:
         """Count the questions that a person may answer now, and hasn't approved.
@@ -80,4 +82,4 @@ class ServedApprovals(Approvals):
         name = require_username(person, argument="person")
         return count_of_person(self._core, name, require_count(most, "most", most=MAX_LIMIT))
 
-    acount_pending = off_the_loop(count_pending)
+    acount_pending: Final = off_the_loop(count_pending)

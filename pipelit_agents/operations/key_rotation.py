@@ -231,7 +231,7 @@ class Keys:
             tuple(not_counted),
         )
 
-    astatus = off_the_loop(status)
+    astatus: Final = off_the_loop(status)
 
     def _current_keys(self) -> Keyring:
         keyring = self._keyring()
@@ -329,7 +329,7 @@ class Keys:
             self._core.record(connection, by, "keys", "keys.rotate", reason)
         return Rotation(total, self.status(checkpointers=checkpointers, models=models))
 
-    arotate = off_the_loop(rotate)
+    arotate: Final = off_the_loop(rotate)
 
     def _name_key(self, keyring: Keyring) -> None:
         """Let the database name the newest key, so that nothing more is written under others."""
@@ -378,7 +378,7 @@ class Keys:
         self._name_key_anyway(keyring, by)
         return forgotten
 
-    aforget_unreadable = off_the_loop(forget_unreadable)
+    aforget_unreadable: Final = off_the_loop(forget_unreadable)
 
     def _name_key_anyway(self, keyring: Keyring, by: str) -> None:
         """Let the database name the newest key if it names none of the keys."""
@@ -416,4 +416,4 @@ class Keys:
         """
         maintenance.purge(self._database)
 
-    apurge = off_the_loop(purge)
+    apurge: Final = off_the_loop(purge)
