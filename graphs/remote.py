@@ -59,7 +59,7 @@ class RemoteChild:
         patience: float,
     ) -> None:
         self.name = name
-        self.url = _required_url(url)
+        self.url: str = _required_url(url)
         self.graph = graph
         self.credential = credential
         self._headers = headers

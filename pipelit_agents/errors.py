@@ -420,7 +420,7 @@ class SpawnError(PipelitError):
 
     def __init__(self, message: str, *, results: Sequence[Any] = ()) -> None:
         super().__init__(message)
-        self.results = list(results)
+        self.results: list[Any] = list(results)
 
 
 class DepthExceeded(SpawnError):

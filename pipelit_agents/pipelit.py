@@ -202,7 +202,7 @@ class Pipelit:
         self._keyring: Keyring | None = None
         self._redis_url = redis_url
         self._clock = clock
-        self.policy = policy or VerificationPolicy()
+        self.policy: VerificationPolicy = policy or VerificationPolicy()
         self._database = Database(database_url, pool_size=pool_size)
         context = LedgerContext(self._database, self.policy, clock)
         self._ledger = OpenedLedger(context, redis_url, ledger)
@@ -217,18 +217,20 @@ class Pipelit:
         )
         self._core = core
         self._identity = Identity(core)
-        self.users = Users(core)
-        self.permissions = Permissions(core)
-        self.mfa = Mfa(core, self._identity)
+        self.users: Users = Users(core)
+        self.permissions: Permissions = Permissions(core)
+        self.mfa: Mfa = Mfa(core, self._identity)
         people = People(
             require_active=self.mfa._require_active,
             has_factor=lambda username: self.mfa.status(username).on,
             verify=self.mfa._verify,
         )
-        self.credentials = Credentials(core)
-        self.audit = AuditTrail(core.database, core.keyring, core.clock)
-        self.approvals = ServedApprovals(core, people, self.credentials, self.audit)
-        self.keys = Keys(core, self.audit, self.mfa)
+        self.credentials: Credentials = Credentials(core)
+        self.audit: AuditTrail = AuditTrail(core.database, core.keyring, core.clock)
+        self.approvals: ServedApprovals = ServedApprovals(
+            core, people, self.credentials, self.audit
+        )
+        self.keys: Keys = Keys(core, self.audit, self.mfa)
 
     @property
     def database_url(self) -> str:

@@ -153,4 +153,4 @@ def _http_error(status: int, detail: str, headers: dict[str, str] | None = None)
     return HTTPException(status, detail, headers)
 
 
-auth = make_auth()
+auth: Auth = make_auth()

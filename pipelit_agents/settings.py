@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from stat import S_IMODE
-from typing import Any, Final, TextIO
+from typing import Any, ClassVar, Final, TextIO
 
 from dotenv.parser import Binding, parse_stream
 from pydantic import Field, SecretStr, field_validator
@@ -56,7 +56,7 @@ class Settings(BaseSettings):
 
     # By alias only. If fields were also populated by name, pydantic-settings would read variables
     # with the fields' names, such as the host application's DATABASE_URL.
-    model_config = SettingsConfigDict(env_file=".env", extra="ignore")
+    model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(env_file=".env", extra="ignore")
 
     field_encryption_key: SecretStr = Field(SecretStr(""), alias="FIELD_ENCRYPTION_KEY")
     database_url: str = Field(DEFAULT_DATABASE_URL, alias="PIPELIT_DATABASE_URL")

@@ -6,7 +6,7 @@ The model can't choose the agent that it acts as.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar
 
 from langchain_core.tools import ArgsSchema, BaseTool, BaseToolkit, ToolException
 from pydantic import (
@@ -59,7 +59,7 @@ class Arguments(BaseModel):
     """The base class of a tool's arguments."""
 
     # Refuse, and don't drop, arguments that the model made up, for example `agent` or `kind`.
-    model_config = ConfigDict(extra="forbid")
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
 
 class _VerifyArguments(Arguments):
@@ -136,7 +136,7 @@ class AgentTool(BaseTool):
     """
 
     # A mistyped option, such as `audience` for `audiences`, must not remove a tool's limit.
-    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
+    model_config: ClassVar[ConfigDict] = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
     agent: Agent = Field(exclude=True, repr=False)
     _handle = field_validator("agent", mode="before")(_require_handle)
@@ -428,7 +428,7 @@ class IdentityToolkit(BaseToolkit):
         ValueError: An option is unknown, or no code can be made for the audiences.
     """
 
-    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
+    model_config: ClassVar[ConfigDict] = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
     agent: Agent = Field(exclude=True, repr=False)
     _handle = field_validator("agent", mode="before")(_require_handle)

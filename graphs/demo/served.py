@@ -11,9 +11,10 @@ from typing import Final
 
 from pipelit_agents import Pipelit
 
-from ..child import verified_child
+from ..child import VerifiedChild, verified_child
 from ..remote import remote_child
 from ..spawn.results import Child
+from ..types import AnyStateGraph
 from .graphs import lead_graph, reader_graph
 
 __all__ = ["lead", "reader"]
@@ -25,6 +26,8 @@ CREDENTIAL: Final = "reader-server"
 _pipelit = Pipelit.from_env()
 _url = os.environ.get("READER_URL")
 
-reader = verified_child(reader_graph(), _pipelit.agent(READER), accept_from=[LEAD])
+reader: VerifiedChild = verified_child(reader_graph(), _pipelit.agent(READER), accept_from=[LEAD])
 _child: Child = remote_child(READER, url=_url, credential=CREDENTIAL) if _url else reader
-lead = lead_graph(_pipelit, _pipelit.agent(LEAD), {READER: _child}).compile(name="lead")
+lead: AnyStateGraph = lead_graph(_pipelit, _pipelit.agent(LEAD), {READER: _child}).compile(
+    name="lead"
+)

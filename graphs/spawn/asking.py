@@ -46,7 +46,7 @@ class Asking:
 
     def __init__(self, find: Callable[[str], Any], timeout: float | None) -> None:
         self._find = find
-        self.timeout = FIND_TIMEOUT if timeout is None else timeout
+        self.timeout: float = FIND_TIMEOUT if timeout is None else timeout
         self._apart = Apart(MAX_HUNG_EACH, in_all=_MAX_HUNG_IN_ALL)
         self.is_async = inspect.iscoroutinefunction(find) or inspect.iscoroutinefunction(
             getattr(find, "__call__", None)  # noqa: B004 - an object with an async method

@@ -70,8 +70,8 @@ class Call:
 
     def __init__(self, graph: AnyGraph, config: RunnableConfig | None) -> None:
         self._graph = graph
-        self.keyed = False
-        self.configurable = _effective(graph.config, config)
+        self.keyed: bool = False
+        self.configurable: dict[str, Any] = _effective(graph.config, config)
 
     @property
     def nested(self) -> bool:

@@ -53,7 +53,7 @@ class CreatedAgents:
 
     def __init__(self, lead: Agent, build: BuildChild) -> None:
         self.lead = lead
-        self.advice = (
+        self.advice: str = (
             f"isn't an active agent that {lead.username!r} created: create one with "
             "create_agent_user, and use the full username that it returns"
         )

@@ -175,8 +175,8 @@ class Finder:
         self._lead = lead
         self._find = find
         self._asking = Asking(find, timeout)
-        self.advice = str(getattr(find, "advice", _ADVICE))
-        self.form = form_of_function(find)
+        self.advice: str = str(getattr(find, "advice", _ADVICE))
+        self.form: bytes = form_of_function(find)
 
     def is_same(self, other: Finder) -> bool:
         """Return whether both ask the same function, which has the same values in its closure."""

@@ -124,7 +124,7 @@ class TaskGate:
 
     def __init__(self, lead: Agent, rule: Approvers, on_request: OnRequest | None = None) -> None:
         home = home_of(lead)
-        self.gate = Gate(home, rule, agent=lead, on_request=on_request)
+        self.gate: Gate = Gate(home, rule, agent=lead, on_request=on_request)
         self._rule = rule
         self._calls = home.approvals.calls
 

@@ -74,10 +74,10 @@ class Parent:
     ) -> None:
         self.lead = lead
         self.name = name
-        self.timeout = options.timeout
-        self.max_bytes = options.max_bytes
+        self.timeout: float | None = options.timeout
+        self.max_bytes: int = options.max_bytes
         limit = options.ceiling.of(name)
-        self.possession = Possession(lead, name, options.timeout, apart, limit)
+        self.possession: Possession = Possession(lead, name, options.timeout, apart, limit)
         self._options = options
         # Read only here, because the child's own code can change its attributes later.
         listed = child.accept_from if isinstance(child, VerifiedChild) else None

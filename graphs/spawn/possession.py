@@ -53,7 +53,9 @@ class Possession:
     ) -> None:
         self._lead = lead
         self._name = name
-        self.timeout = POSSESSION_TIMEOUT if timeout is None else min(timeout, POSSESSION_TIMEOUT)
+        self.timeout: float = (
+            POSSESSION_TIMEOUT if timeout is None else min(timeout, POSSESSION_TIMEOUT)
+        )
         self._apart = apart or Apart(MAX_HUNG_CALLS)
         self._limit = limit
 

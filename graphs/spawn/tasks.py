@@ -105,12 +105,16 @@ class Terms:
         self.kinds = kinds
         self.remote = remote
         self.on_failure = on_failure
-        self.accepted = f"{sorted(accept.kinds)} {accept.tool_calls:d}"
-        self.forms = {name: form_of(child).hex() for name, child in children.items()}
-        self.takes_fields = frozenset(
+        self.accepted: str = f"{sorted(accept.kinds)} {accept.tool_calls:d}"
+        self.forms: dict[str, str] = {
+            name: form_of(child).hex() for name, child in children.items()
+        }
+        self.takes_fields: frozenset[str] = frozenset(
             name for name, child in children.items() if _takes_fields(child)
         )
-        self.code = {name: code_of(child) for name, child in children.items()}
+        self.code: dict[str, tuple[object, ...]] = {
+            name: code_of(child) for name, child in children.items()
+        }
 
     def read(self, tasks: object) -> list[ReadTask]:
         """Read the tasks of a state.

@@ -74,7 +74,7 @@ class Mfa:
         self._database = core.database
         self._keyring = core.keyring
         self._identity = identity
-        self.recovery = RecoveryCodes(core, identity.secrets)
+        self.recovery: RecoveryCodes = RecoveryCodes(core, identity.secrets)
         self._rules = Rules(core.policy)
 
     def enroll(self, username: str, *, by: str = OPERATOR) -> SecretStr:

@@ -39,7 +39,7 @@ class AccountService:
         self._policy = core.policy
         self._clock = core.clock
         self._rules = Rules(core.policy)
-        self.refusals = Refusals(core.database, core.clock)
+        self.refusals: Refusals = Refusals(core.database, core.clock)
 
     def _seal(self, connection: Connection, secret: bytes, purpose: str) -> Sealed:
         return Sealed(self._core.fitting_keyring(connection).seal(secret, purpose), purpose)

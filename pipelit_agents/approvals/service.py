@@ -65,7 +65,7 @@ class Approvals:
     def __init__(self, core: Core, people: People) -> None:
         self._core = core
         self._people = people
-        self.calls = CallApprovals(core, people)
+        self.calls: CallApprovals = CallApprovals(core, people)
 
     def request(
         self,

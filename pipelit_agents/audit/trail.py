@@ -46,7 +46,7 @@ class AuditTrail:
         self._database = database
         self._keyring = keyring
         self._clock = clock
-        self.seals = Seals(database, keyring, clock)
+        self.seals: Seals = Seals(database, keyring, clock)
 
     def list(
         self,

@@ -115,7 +115,8 @@ class SealedSaver(CopiesThreads):
 
     def _use(self, saver: AnySaver, cipher: CheckpointCipher) -> None:
         self._saver, self._cipher = saver, cipher
-        self._saver.serde = self.serde = cipher.serializer
+        self.serde: SealedSerializer = cipher.serializer
+        self._saver.serde = self.serde
 
     def __getattr__(self, name: str) -> Any:
         # While a copy is being made, _saver isn't set yet.

@@ -33,7 +33,7 @@ _SECRETS: Final = "Credentials and keys"
 _DECISIONS: Final = "Approvals and audit"
 _ABOUT: Final = "Identity that agents can prove, and secrets they can't leak."
 
-app = typer.Typer(
+app: typer.Typer = typer.Typer(
     name="pipelit-agents",
     cls=Guarded,
     help=_ABOUT,

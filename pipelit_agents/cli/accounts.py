@@ -23,8 +23,8 @@ from pipelit_agents.cli.tables import Column, columns_of, show_table
 
 __all__ = ["agents", "users"]
 
-users = typer.Typer(help="Manage people: accounts and API keys.", no_args_is_help=True)
-agents = typer.Typer(
+users: typer.Typer = typer.Typer(help="Manage people: accounts and API keys.", no_args_is_help=True)
+agents: typer.Typer = typer.Typer(
     help="Manage agent users: accounts that act with an API key and codes.", no_args_is_help=True
 )
 users.add_typer(keys, name="keys")

@@ -27,7 +27,7 @@ _COLUMNS: Final = columns_of(
     Column("revoked_at", "time"),
     Column("last_used_at", "time"),
 )
-keys = typer.Typer(help="Manage the API keys of any account.", no_args_is_help=True)
+keys: typer.Typer = typer.Typer(help="Manage the API keys of any account.", no_args_is_help=True)
 
 
 @keys.command("list", epilog=example("users keys list alice"))

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pipelit_agents import ApprovalDecision, ApprovalRequest, Pipelit
 
 __all__ = ["approvals"]
-approvals = typer.Typer(
+approvals: typer.Typer = typer.Typer(
     help="List, answer, export and verify the questions to people, and their answers.",
     no_args_is_help=True,
 )

@@ -31,7 +31,9 @@ if TYPE_CHECKING:
     from pipelit_agents import AuditEntry, AuditHead, Pipelit
 
 __all__ = ["audit"]
-audit = typer.Typer(help="List the recorded decisions, and detect changes to the records.")
+audit: typer.Typer = typer.Typer(
+    help="List the recorded decisions, and detect changes to the records."
+)
 # Seconds.
 _FOLLOW_INTERVAL: Final = 1.0
 _COLUMNS: Final = columns_of(

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["credentials"]
 
-credentials = typer.Typer(
+credentials: typer.Typer = typer.Typer(
     help="Store encrypted secrets, list them masked, delete them.", no_args_is_help=True
 )
 

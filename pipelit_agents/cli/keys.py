@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["keys", "rotate_key"]
 
-keys = typer.Typer(
+keys: typer.Typer = typer.Typer(
     help="Manage FIELD_ENCRYPTION_KEY: add, rotate and count keys.", no_args_is_help=True
 )
 Checkpoints = Annotated[

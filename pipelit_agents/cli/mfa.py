@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from pipelit_agents import Pipelit
 
 __all__ = ["mfa"]
-mfa = typer.Typer(
+mfa: typer.Typer = typer.Typer(
     help="Manage people's second factors, with an authenticator app.", no_args_is_help=True
 )
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hmac
 import re
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Final, NoReturn
+from typing import ClassVar, Final, NoReturn
 
 from pydantic import SecretStr
 from pydantic_core import SchemaSerializer, core_schema
@@ -68,7 +69,7 @@ class Secret(SecretStr):
 
     def __init__(self, secret_value: str, *, credential: str = "") -> None:
         super().__init__(secret_value)
-        self.credential = credential
+        self.credential: str = credential
         self._length = len(secret_value)
         self._mask = "****" + shown_end(secret_value)
 
@@ -102,7 +103,7 @@ class Secret(SecretStr):
         return hmac.compare_digest(_bytes(self.get_secret_value()), _bytes(other))
 
     # A hash of the value would be an oracle, and would change when the scope closes.
-    __hash__ = object.__hash__
+    __hash__: ClassVar[Callable[[object], int]] = object.__hash__
 
     def __len__(self) -> int:
         return self._length
@@ -118,14 +119,19 @@ class Secret(SecretStr):
         )
 
     # Otherwise a header with the mask would be sent, and the server would refuse it with no hint.
-    __format__ = __add__ = __radd__ = _refuse_text
+    __format__: ClassVar[Callable[..., NoReturn]] = _refuse_text
+    __add__: Final = _refuse_text
+    __radd__: Final = _refuse_text
 
     # LangGraph's serializer calls model_dump first and get_secret_value next. Unless these raise,
     # it writes the plaintext.
-    model_dump = model_dump_json = _refuse
-    __reduce__ = __reduce_ex__ = __getstate__ = _refuse
+    model_dump: Final = _refuse
+    model_dump_json: Final = _refuse
+    __reduce__: ClassVar[Callable[..., NoReturn]] = _refuse
+    __reduce_ex__: ClassVar[Callable[..., NoReturn]] = _refuse
+    __getstate__: ClassVar[Callable[..., NoReturn]] = _refuse
 
-    __pydantic_serializer__ = SchemaSerializer(
+    __pydantic_serializer__: SchemaSerializer = SchemaSerializer(
         core_schema.any_schema(
             serialization=core_schema.plain_serializer_function_ser_schema(
                 _refuse, when_used="json"

@@ -32,7 +32,7 @@ from sqlalchemy.sql import operators
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.operators import OperatorType
 from sqlalchemy.sql.schema import ColumnCollectionConstraint, SchemaItem
-from sqlalchemy.types import TypeDecorator
+from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from pipelit_agents.database.key_row import column_keyring
 from pipelit_agents.errors import ConfigurationError
@@ -147,10 +147,10 @@ class EncryptedString(TypeDecorator[Any]):
         ```
     """
 
-    impl = Text
+    impl: TypeEngine[Any] | type[TypeEngine[Any]] = Text
     comparator_factory: Any = _NotComparable
     # Two columns' types differ by their purpose, so compiled statements are cached apart.
-    cache_ok = True
+    cache_ok: bool | None = True
 
     def __init__(
         self,
@@ -164,7 +164,7 @@ class EncryptedString(TypeDecorator[Any]):
             raise ValueError("purpose and place are two names of one setting: give purpose alone")
         self.keyring = keyring
         # The name that SQLAlchemy looks for when it copies or compares the type.
-        self.place = purpose or place
+        self.place: str = purpose or place
 
     @property
     def purpose(self) -> str:

@@ -300,7 +300,7 @@ class Database:
             THIS_THREAD.holds = holds
         return rows
 
-    lock = staticmethod(lock)
+    lock: Final = staticmethod(lock)
 
     @property
     def server_clock(self) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
@@ -73,7 +75,7 @@ class UserRow(Base):
     """
 
     __tablename__ = "pipelit_users"
-    __table_args__ = (
+    __table_args__: Any = (
         CheckConstraint("kind IN ('human', 'agent')", name="pipelit_users_kind"),
         CheckConstraint("kind = 'human' OR owner IS NOT NULL", name="pipelit_users_agent_owner"),
         Index("pipelit_users_root", "root_owner", "active"),
@@ -115,7 +117,7 @@ class PeeringRow(Base):
     """A secret with which one agent proves its identity to one other domain."""
 
     __tablename__ = "pipelit_peerings"
-    __table_args__ = (
+    __table_args__: Any = (
         UniqueConstraint("agent", "domain", name="pipelit_peerings_agent_domain"),
         row_rules(lock="account:{agent}"),
     )
@@ -141,7 +143,7 @@ class ApiKeyRow(Base):
     """An API key: its public id and the SHA-256 of its secret part, never the key."""
 
     __tablename__ = "pipelit_api_keys"
-    __table_args__ = (
+    __table_args__: Any = (
         Index("pipelit_api_keys_listed", "username", "created_at", "id"),
         *(
             Index(
@@ -173,7 +175,7 @@ class CredentialRow(Base):
     """A named, encrypted secret with public fields."""
 
     __tablename__ = "pipelit_credentials"
-    __table_args__ = (
+    __table_args__: Any = (
         Index("pipelit_credentials_kind", "kind", "name"),
         row_rules(lock="credential:{name}"),
     )
@@ -210,7 +212,7 @@ class PersonCredentialRow(Base):
     """A credential that is one person's own, beside the shared one of the same name."""
 
     __tablename__ = "pipelit_person_credentials"
-    __table_args__ = (
+    __table_args__: Any = (
         Index("pipelit_person_credentials_kind", "person", "kind", "name"),
         row_rules(lock="credential:{person}:{name}"),
     )
@@ -249,7 +251,7 @@ class LedgerRow(Base):
 
     __tablename__ = "pipelit_ledger"
     # Written when a lane is locked, and not at every code.
-    __table_args__ = (
+    __table_args__: Any = (
         Index(
             "pipelit_ledger_locked",
             "locked_until",
@@ -304,7 +306,7 @@ class AuditRow(Base):
     """An entry of the audit trail: a decision, its subject, and the reason. Never a secret."""
 
     __tablename__ = "pipelit_audit"
-    __table_args__ = (Index("pipelit_audit_subject", "subject", "id"),)
+    __table_args__: Any = (Index("pipelit_audit_subject", "subject", "id"),)
 
     id: Mapped[int] = mapped_column(LONG, primary_key=True, autoincrement=True)
     at: Mapped[float] = mapped_column(Float)
@@ -343,7 +345,7 @@ class MfaPendingRow(Base):
     """A person's second factor that isn't on yet: no code of it was entered so far."""
 
     __tablename__ = "pipelit_mfa_pending"
-    __table_args__ = (row_rules(lock="account:{username}"),)
+    __table_args__: Any = (row_rules(lock="account:{username}"),)
 
     username: Mapped[str] = mapped_column(ForeignKey("pipelit_users.username"), primary_key=True)
     secret: Mapped[Sealed] = mapped_column(RowEncryptedString(pending_purpose, "username"))
@@ -371,7 +373,7 @@ class ApprovalRow(Base):
     """A request for the approval of named people, and its state. The tag covers the state too."""
 
     __tablename__ = "pipelit_approvals"
-    __table_args__ = (
+    __table_args__: Any = (
         Index("pipelit_approvals_digest", "digest", "state"),
         Index("pipelit_approvals_open", "state", "expires_at"),
         Index("pipelit_approvals_asked", "created_at", "id"),
@@ -415,7 +417,7 @@ class ApprovalPersonRow(Base):
     """
 
     __tablename__ = "pipelit_approval_people"
-    __table_args__ = (
+    __table_args__: Any = (
         Index("pipelit_approval_people_soonest", "username", "expires_at", "approval_id"),
     )
 
@@ -431,7 +433,7 @@ class ApprovalAnswerRow(Base):
     """
 
     __tablename__ = "pipelit_approval_answers"
-    __table_args__ = (
+    __table_args__: Any = (
         Index("pipelit_approval_answers_person", "username", "verdict"),
         row_rules(lock="approval:{digest}"),
     )
@@ -458,7 +460,7 @@ class ApprovalUseRow(Base):
     """
 
     __tablename__ = "pipelit_approval_uses"
-    __table_args__ = (row_rules(unreadable="clear columns"),)
+    __table_args__: Any = (row_rules(unreadable="clear columns"),)
 
     approval_id: Mapped[str] = mapped_column(String(36), primary_key=True)
     start: Mapped[int] = mapped_column(

@@ -18,9 +18,9 @@ class _ProcessLocks:
     def reset_after_fork(self) -> None:
         """Create new locks in a forked child, where no thread holds them."""
         # Alembic keeps the current migration in a global variable.
-        self.migrating = threading.RLock()
+        self.migrating: threading.RLock = threading.RLock()
         # Held from creating a file until closing it: see make_private.
-        self.making = threading.RLock()
+        self.making: threading.RLock = threading.RLock()
 
 
 PROCESS_LOCKS: Final = _ProcessLocks()
@@ -40,8 +40,8 @@ class _ThreadState(threading.local):
     """
 
     writes: tuple[object, ...] = ()
-    holds = 0
-    connects = 0
+    holds: int = 0
+    connects: int = 0
 
     def reset_after_fork(self) -> None:
         """Reset the state in a forked child, because the operations are the parent's."""

@@ -43,7 +43,7 @@ class RowEncryptedString(EncryptedString):
         columns: The columns of the row that ``row_purpose`` takes, in its order.
     """
 
-    cache_ok = True
+    cache_ok: bool | None = True
 
     def __init__(self, row_purpose: Callable[..., str], *columns: str) -> None:
         super().__init__()

@@ -11,9 +11,9 @@ from pipelit_agents.errors import ConfigurationError
 
 try:
     import fastapi  # noqa: F401 - only whether it is there
-except ModuleNotFoundError as missing:
+except ModuleNotFoundError as _missing:
     raise ConfigurationError(
-        f"the desk needs {missing.name}: pip install 'pipelit-agents[desk]'"
+        f"the desk needs {_missing.name}: pip install 'pipelit-agents[desk]'"
     ) from None
 
 from pipelit_agents.desk.app import make_app

@@ -14,7 +14,7 @@ from pipelit_agents.desk.users import require_free_name, require_future
 
 __all__ = ["router"]
 
-router = APIRouter(tags=["accounts"], route_class=DeskRoute)
+router: APIRouter = APIRouter(tags=["accounts"], route_class=DeskRoute)
 
 
 class NewAgent(Request):

@@ -27,7 +27,7 @@ from pipelit_agents.paging import DEFAULT_LIMIT
 
 __all__ = ["ApiKey", "router"]
 
-router = APIRouter(tags=["API keys"], route_class=DeskRoute)
+router: APIRouter = APIRouter(tags=["API keys"], route_class=DeskRoute)
 
 
 class ApiKey(OwnKey):

@@ -21,7 +21,7 @@ from pipelit_agents.pipelit import Pipelit
 
 __all__ = ["Question", "router"]
 
-router = APIRouter(prefix="/approvals", tags=["approvals"], route_class=DeskRoute)
+router: APIRouter = APIRouter(prefix="/approvals", tags=["approvals"], route_class=DeskRoute)
 
 # Characters of a question in a list. All of it is in the question itself.
 _MAX_BRIEF = 200

@@ -27,7 +27,7 @@ from pipelit_agents.pipelit import Pipelit
 
 __all__ = ["Entry", "router"]
 
-router = APIRouter(prefix="/audit", tags=["audit"], route_class=DeskRoute)
+router: APIRouter = APIRouter(prefix="/audit", tags=["audit"], route_class=DeskRoute)
 
 # Entries that an export has in memory at a time.
 BATCH: Final = 500

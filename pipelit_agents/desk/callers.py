@@ -145,7 +145,7 @@ class _ApiKey(SecurityBase):
     """
 
     scheme_name = "api_key"
-    model = HTTPBearer(
+    model: HTTPBearer = HTTPBearer(
         description="An API key, `Authorization: Bearer plit_…`. The roles beside it are those "
         "that may call the endpoint."
     )
@@ -160,7 +160,7 @@ class _ApiKey(SecurityBase):
         return caller
 
 
-any_caller = _ApiKey()
+any_caller: _ApiKey = _ApiKey()
 
 
 def permitted(action: Action) -> Callable[[Caller], Coroutine[Any, Any, Caller]]:
@@ -234,7 +234,7 @@ class SecondFactor:
         self._home = home
         self._caller = caller
         self._code = code
-        self.confirmed = False
+        self.confirmed: bool = False
 
     def not_needed(self) -> None:
         """Say that this request isn't sensitive, as when people revoke their own API keys."""

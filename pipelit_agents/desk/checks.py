@@ -21,7 +21,7 @@ from pipelit_agents.pipelit import Pipelit
 
 __all__ = ["CheckResult", "Latest", "latest_checks", "router"]
 
-router = APIRouter(tags=["installation"], route_class=DeskRoute)
+router: APIRouter = APIRouter(tags=["installation"], route_class=DeskRoute)
 
 CheckReader = Annotated[Caller, Depends(permitted("checks.read"))]
 KeyReader = Annotated[Caller, Depends(permitted("encryption_keys.read"))]
@@ -88,7 +88,7 @@ class Latest:
 
     def __init__(self) -> None:
         self._one = threading.Lock()
-        self.waiting = AtOnce(_WAITING, in_all=_WAITING, what="checks", retry_after=FRESH)
+        self.waiting: AtOnce = AtOnce(_WAITING, in_all=_WAITING, what="checks", retry_after=FRESH)
         # A Pipelit that is gone takes its results along.
         self._kept: WeakKeyDictionary[Pipelit, dict[str, _Kept]] = WeakKeyDictionary()
 

@@ -32,7 +32,7 @@ from pipelit_agents.pipelit import Pipelit
 
 __all__ = ["Credential", "CredentialPut", "router"]
 
-router = APIRouter(prefix="/credentials", tags=["credentials"], route_class=DeskRoute)
+router: APIRouter = APIRouter(prefix="/credentials", tags=["credentials"], route_class=DeskRoute)
 
 Scope: TypeAlias = Literal["shared", "own"]
 # Seconds. A person waits for it, and proxies don't for more than a minute.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
-from typing import Annotated, Final, TypeAlias
+from typing import Annotated, ClassVar, Final, TypeAlias
 
 from fastapi import Path
 from pydantic import (
@@ -45,13 +45,17 @@ class Request(BaseModel):
     """The base class of request bodies: unknown fields are refused, and nothing is converted."""
 
     # Errors go to the client and to logs, and the input may be a secret.
-    model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(
+        extra="forbid", strict=True, hide_input_in_errors=True
+    )
 
 
 class Answer(BaseModel):
     """The base class of answers."""
 
-    model_config = ConfigDict(extra="forbid", from_attributes=True, hide_input_in_errors=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(
+        extra="forbid", from_attributes=True, hide_input_in_errors=True
+    )
 
 
 def open_secret(secret: SecretStr) -> str:

@@ -14,7 +14,7 @@ from pipelit_agents.desk.users import Account
 
 __all__ = ["OwnKey", "router"]
 
-router = APIRouter(tags=["me"], route_class=DeskRoute)
+router: APIRouter = APIRouter(tags=["me"], route_class=DeskRoute)
 
 
 class OwnSecondFactor(Answer):

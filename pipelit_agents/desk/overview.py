@@ -18,7 +18,7 @@ from pipelit_agents.desk.routes import DeskRoute, takes_long
 
 __all__ = ["router"]
 
-router = APIRouter(tags=["overview"], route_class=DeskRoute)
+router: APIRouter = APIRouter(tags=["overview"], route_class=DeskRoute)
 
 _SOON: Final = timedelta(days=14)
 _MOST: Final = 100

@@ -103,9 +103,11 @@ class Problem(Exception):
         self.status = status
         self.slug = slug
         self.detail = detail
-        self.errors = tuple(errors)
-        self.retry_after = None if retry_after is None else max(1, math.ceil(retry_after))
-        self.headers = dict(headers or {})
+        self.errors: tuple[tuple[str, str], ...] = tuple(errors)
+        self.retry_after: int | None = (
+            None if retry_after is None else max(1, math.ceil(retry_after))
+        )
+        self.headers: dict[str, str] = dict(headers or {})
 
 
 def unauthenticated() -> Problem:

@@ -18,7 +18,9 @@ from pipelit_agents.pipelit import Pipelit
 
 __all__ = ["router"]
 
-router = APIRouter(prefix="/me/second-factor", tags=["second factor"], route_class=DeskRoute)
+router: APIRouter = APIRouter(
+    prefix="/me/second-factor", tags=["second factor"], route_class=DeskRoute
+)
 
 
 class Enrolment(Answer):

@@ -15,7 +15,7 @@ from pipelit_agents.errors import NotPermitted
 
 __all__ = ["router"]
 
-router = APIRouter(tags=["set-up"], route_class=DeskRoute)
+router: APIRouter = APIRouter(tags=["set-up"], route_class=DeskRoute)
 
 
 class FirstOperator(Request):

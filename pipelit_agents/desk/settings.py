@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterable, Set
 from pathlib import Path
-from typing import Annotated, Any, Final, TypeAlias
+from typing import Annotated, Any, ClassVar, Final, TypeAlias
 from urllib.parse import urlsplit
 
 from dotenv.parser import Binding, parse_stream
@@ -68,7 +68,7 @@ class DeskSettings(BaseSettings):
         ```
     """
 
-    model_config = SettingsConfigDict(
+    model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(
         env_prefix=PREFIX, env_file=".env", extra="ignore", frozen=True, hide_input_in_errors=True
     )
 

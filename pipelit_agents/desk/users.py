@@ -42,7 +42,7 @@ from pipelit_agents.protocol.usernames import require_new_username
 
 __all__ = ["Account", "router"]
 
-router = APIRouter(tags=["accounts"], route_class=DeskRoute)
+router: APIRouter = APIRouter(tags=["accounts"], route_class=DeskRoute)
 
 
 class Account(Answer):

@@ -14,7 +14,7 @@ from pipelit_agents.desk.routes import DeskRoute
 
 __all__ = ["router"]
 
-router = APIRouter(tags=["verification"], route_class=DeskRoute)
+router: APIRouter = APIRouter(tags=["verification"], route_class=DeskRoute)
 
 Verifier = Annotated[Caller, Depends(permitted("peers.verify"))]
 

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from html import escape
-from typing import TYPE_CHECKING, Any, Final, SupportsIndex, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Final, SupportsIndex, TypeVar, overload
 
 from pydantic import SecretStr
 
@@ -110,7 +110,7 @@ class Rows(Sequence[T]):
     def __eq__(self, other: object) -> bool:
         return self._rows == (other._rows if isinstance(other, Rows) else other)
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__: ClassVar[None] = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
         return repr(self._rows)

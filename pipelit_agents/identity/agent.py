@@ -56,11 +56,11 @@ class Identity:
 
     def __init__(self, core: Core) -> None:
         self.core = core
-        self.secrets = TotpSecrets(core)
-        self.bad_input = BadInput(core)
-        self.codes = CodeVerifier(core, self.secrets, self.bad_input)
-        self.maker = ProofMaker(core)
-        self.proofs = ProofVerifier(core, self.secrets)
+        self.secrets: TotpSecrets = TotpSecrets(core)
+        self.bad_input: BadInput = BadInput(core)
+        self.codes: CodeVerifier = CodeVerifier(core, self.secrets, self.bad_input)
+        self.maker: ProofMaker = ProofMaker(core)
+        self.proofs: ProofVerifier = ProofVerifier(core, self.secrets)
 
 
 class Agent:
@@ -82,7 +82,7 @@ class Agent:
     __slots__ = ("_home", "_identity", "username")
 
     def __init__(self, username: str, identity: Identity, home: object) -> None:
-        self.username = require_username(username)
+        self.username: str = require_username(username)
         self._identity = identity
         self._home = home
 

@@ -48,7 +48,7 @@ class BadInput:
 
     def __init__(self, core: Core) -> None:
         self._core = core
-        self.questions = QuestionLimit()
+        self.questions: QuestionLimit = QuestionLimit()
 
     def malformed(self, verifier: str, peer: str, message: str) -> NoReturn:
         """Refuse a malformed input to an agent. It is no attempt, and few of them are audited.

@@ -118,7 +118,7 @@ class Watch:
         self.proposal: Proposal | None = None
         self.alone: Ruling | None = None
         self.settled: Decision | None = None
-        self.forgotten = Forgotten(-1)
+        self.forgotten: Forgotten = Forgotten(-1)
 
     def matches(self, account: Account | None, steps: range) -> Sequence[int]:
         """Compare the code, each step once: the database's ledger asks the same again."""

@@ -55,7 +55,7 @@ class Script:
     """
 
     def __init__(self, url: str) -> None:
-        self.ahead = 0.0
+        self.ahead: float = 0.0
         self._url = url
         self._text: Final = (files(__package__) / "decide.lua").read_text("utf-8")
         self._sha: Final = hashlib.sha1(self._text.encode(), usedforsecurity=False).hexdigest()

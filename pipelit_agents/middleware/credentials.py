@@ -48,10 +48,10 @@ try:
         ModelResponse,
         ToolCallRequest,
     )
-except ImportError as error:  # pragma: no cover - the tests have it
+except ImportError as _error:  # pragma: no cover - the tests have it
     raise ImportError(
         "pipelit_agents.middleware needs LangChain: pip install 'pipelit-agents[langchain]'"
-    ) from error
+    ) from _error
 
 __all__ = ["CredentialMiddleware"]
 

@@ -32,10 +32,10 @@ from pipelit_agents.identity.agent import Agent
 
 try:
     from langchain.chat_models import init_chat_model
-except ImportError as error:  # pragma: no cover - the tests have it
+except ImportError as _error:  # pragma: no cover - the tests have it
     raise ImportError(
         "pipelit_agents.middleware needs LangChain: pip install 'pipelit-agents[langchain]'"
-    ) from error
+    ) from _error
 
 __all__ = ["ModelFacts", "ModelSource", "searched", "takes"]
 

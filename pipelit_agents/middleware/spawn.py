@@ -7,11 +7,12 @@ LangChain.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 from langchain.agents.middleware import AgentMiddleware, ModelRequest, ModelResponse
 from langchain_core.messages import SystemMessage
+from langchain_core.tools import BaseTool
 
 from pipelit_agents.errors import PipelitError
 from pipelit_agents.identity.agent import Agent
@@ -74,8 +75,8 @@ class SpawnMiddleware(AgentMiddleware[Any, Any, Any]):
         super().__init__()
         if instructions is not None and not isinstance(instructions, str):
             raise TypeError(f"instructions must be text, not {type(instructions).__name__}")
-        self.tool = SpawnAndAwait(agent=agent, children=children, **options)
-        self.tools = [self.tool]
+        self.tool: SpawnAndAwait = SpawnAndAwait(agent=agent, children=children, **options)
+        self.tools: Sequence[BaseTool] = [self.tool]
         self._instructions = (
             _INSTRUCTIONS.format(tool=self.tool.name) if instructions is None else instructions
         )

@@ -39,8 +39,8 @@ class ServedApprovals(Approvals):
         self, core: Core, people: People, credentials: Credentials, audit: AuditTrail
     ) -> None:
         super().__init__(core, people)
-        self.register = ApprovalRegister(core, audit)
-        self.notices = ApprovalNotices(core, self, credentials)
+        self.register: ApprovalRegister = ApprovalRegister(core, audit)
+        self.notices: ApprovalNotices = ApprovalNotices(core, self, credentials)
 
     def page(
         self, person: str, *, after: str | None = None, limit: int = DEFAULT_LIMIT

@@ -103,7 +103,7 @@ class ExportedRegister:
         self._records = 0
         self._stopped = ""
         self._end: dict[str, Json] | None = None
-        self.head = self._read_head()
+        self.head: Head | None = self._read_head()
 
     def stop(self, why: str) -> None:
         """Read no more lines."""

@@ -127,7 +127,9 @@ class RegisterRules:
         self._seen: set[str] = set()
         self._calls: set[str] = set()
         self._unpruned = self._approved_by_requester = 0
-        self.questions = self.answers = self.uses = 0
+        self.questions: int = 0
+        self.answers: int = 0
+        self.uses: int = 0
 
     def add(self, record: Record) -> None:
         """Read the next record."""

@@ -21,7 +21,7 @@ class Clock:
     """
 
     def __init__(self, now: float = START) -> None:
-        self.now = now
+        self.now: float = now
 
     def __call__(self) -> float:
         """Return the present moment, Unix seconds."""

@@ -78,7 +78,7 @@ class WatchedLedger:
         self._make_ledger = make_ledger
         self._ledger: Ledger | None = None
         self.compared = True
-        self.fails = False
+        self.fails: bool = False
         self.held: Callable[[], None] | None = None
 
     def make(self, context: LedgerContext) -> WatchedLedger:
@@ -259,15 +259,15 @@ class LedgerParts:
     """
 
     def __init__(self, suite: MakesLedgers, database_url: str) -> None:
-        self.policy = suite.policy
-        self.clock = Clock()
+        self.policy: VerificationPolicy = suite.policy
+        self.clock: Clock = Clock()
         self._suite = suite
         self._url = database_url
         self._keys = [_prepared().key]
         self._stack = ExitStack()
         self._secret = ""
         self._watched: dict[Pipelit, WatchedLedger] = {}
-        self.pipelit = self.another()
+        self.pipelit: Pipelit = self.another()
 
     def __enter__(self) -> LedgerParts:
         if not _copy_to(self._url):

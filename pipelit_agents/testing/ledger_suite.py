@@ -55,7 +55,7 @@ class LedgerSuite:
         ```
     """
 
-    policy = VerificationPolicy()
+    policy: VerificationPolicy = VerificationPolicy()
 
     def make_ledger(self, context: LedgerContext) -> Ledger:
         """Make the ledger that is tested; override it.

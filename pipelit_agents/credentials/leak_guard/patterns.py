@@ -80,7 +80,7 @@ class Patterns:
     """
 
     def __init__(self, revealed: Mapping[str, str]) -> None:
-        self.names = ", ".join(sorted(set(revealed.values())))
+        self.names: str = ", ".join(sorted(set(revealed.values())))
         self._revealed = dict(revealed)
         self._secrets = list(revealed)
         # Known forms are searched for too: the duration must not reveal which forms are known.

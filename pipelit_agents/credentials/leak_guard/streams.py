@@ -76,7 +76,7 @@ class Pieces:
     """
 
     def __init__(self, guard: Guard, where: str) -> None:
-        self.leaked = False
+        self.leaked: bool = False
         self._guard = guard
         self._where = where
         self._readings: dict[Path, _Readings] = {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cached_property
-from typing import Any, AnyStr, Final, cast
+from typing import Any, AnyStr, ClassVar, Final, cast
 
 import ormsgpack
 
@@ -89,7 +89,7 @@ class Written:
             return NotImplemented
         return self.texts == other.texts and self.data == other.data
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__: ClassVar[None] = None  # type: ignore[assignment]
 
     @cached_property
     def size(self) -> int:

@@ -19,9 +19,9 @@ def _refuse() -> NoReturn:
     )
 
 
-for each in context.script.walk_revisions():
-    module: Any = each.module
-    module.downgrade = _refuse
+for _each in context.script.walk_revisions():
+    _module: Any = _each.module
+    _module.downgrade = _refuse
 
 context.configure(
     connection=context.config.attributes["connection"],

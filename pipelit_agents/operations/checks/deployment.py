@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dotenv import dotenv_values
-from sqlalchemy import Connection
+from sqlalchemy import URL, Connection
 
 from pipelit_agents.errors import ConfigurationError
 from pipelit_agents.operations.checks.finding import Finding, NoDatabase, NotApplicable
@@ -88,25 +88,26 @@ class Deployment:
         self, installation: Installation, folder: Path, environ: Mapping[str, str]
     ) -> None:
         self._installation = installation
-        self.keyring = installation.keyring
-        self.redis_url = installation.redis_url
-        self.policy = installation.policy
-        self.clock = installation.clock
-        self.now = installation.clock or time.time
+        self.keyring: Callable[[], Keyring] = installation.keyring
+        self.redis_url: Callable[[], str] = installation.redis_url
+        self.policy: VerificationPolicy = installation.policy
+        self.clock: Callable[[], float] | None = installation.clock
+        self.now: Callable[[], float] = installation.clock or time.time
         self.folder = folder
+        self.env_is_readable: bool
         in_file, self.env_is_readable = _read_env_file(folder / ".env")
         env = self.served_or_nothing().get("env")
         served = {str(n): str(v) for n, v in env.items()} if isinstance(env, dict) else {}
-        self.environ = served | in_file | dict(environ)
+        self.environ: dict[str, str] = served | in_file | dict(environ)
         self._set_here = served.keys() | in_file.keys()
-        self.database_url = installation.database.url
+        self.database_url: URL | None = installation.database.url
         # Read the modes first, because opening the database makes its file private.
         file = self._database_file()
-        self.database_modes = {} if file is None else _modes_of(file)
+        self.database_modes: dict[Path, int] = {} if file is None else _modes_of(file)
         parents = [] if file is None else [file.resolve().parent]
-        self.open_folders = folder_problems([folder.resolve(), *parents])
+        self.open_folders: list[str] = folder_problems([folder.resolve(), *parents])
         # An empty URL is a database in memory, and a URL with an empty path has no file either.
-        self.database_is_missing = self.is_sqlite and _is_missing(file or Path())
+        self.database_is_missing: bool = self.is_sqlite and _is_missing(file or Path())
 
     @property
     def installed(self) -> Installation:
