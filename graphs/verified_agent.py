@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
-from typing import Annotated, Any, Final, NotRequired
+from typing import TYPE_CHECKING, Annotated, Any, Final, NotRequired
 
 from langchain_core.messages import AnyMessage, BaseMessage
 from langchain_core.runnables import RunnableConfig
@@ -19,8 +19,9 @@ from typing_extensions import TypedDict
 
 from pipelit_agents import Agent
 from pipelit_agents._threads import aside
-from pipelit_agents.errors import SpawnError
+from pipelit_agents.errors import AccountError, ConfigurationError, SpawnError
 from pipelit_agents.operations.approval_notices import OnRequest
+from pipelit_agents.pipelit import home_of
 
 from .agent_tool import agent_tool, has_invisible_characters
 from .answer_content import required_media_types
@@ -38,6 +39,9 @@ from .spawn.results import SpawnResult, SpawnTask
 from .spawn.tasks import Terms, all_answer
 from .steps import Step
 from .types import AnyGraph, AnyStateGraph
+
+if TYPE_CHECKING:
+    from deepagents import CompiledSubAgent
 
 __all__ = ["VerifiedAgent", "verified_agent"]
 
@@ -83,6 +87,7 @@ class VerifiedAgent(AnyStateGraph):
 
     Args:
         spawn: The graph that asks the child.
+        lead: The agent that asks.
         child: The child.
         history: Which messages the child receives.
         state_graph: Arguments of LangGraph's ``CompiledStateGraph``.
@@ -92,6 +97,7 @@ class VerifiedAgent(AnyStateGraph):
         self,
         *,
         spawn: SpawnGraph,
+        lead: Agent,
         child: VerifiedChild | RemoteChild,
         history: History,
         **state_graph: Any,
@@ -100,6 +106,7 @@ class VerifiedAgent(AnyStateGraph):
         super().__init__(**state_graph)
         # LangGraph copies a graph by passing its attributes to the constructor.
         self.spawn = spawn
+        self.lead = lead
         self.child = child
         self.history: History = history
 
@@ -117,6 +124,7 @@ class VerifiedAgent(AnyStateGraph):
         """Invoke as LangGraph does.
 
         Raises:
+            ConfigurationError: The agent's name is that of another account than its child's.
             SpawnError: There is no proven answer, and ``on_failure`` is ``raise``.
         """
         async with ending_together(self.spawn):
@@ -131,8 +139,11 @@ class VerifiedAgent(AnyStateGraph):
         """Stream as LangGraph does.
 
         Raises:
+            ConfigurationError: The agent's name is that of another account than its child's.
             SpawnError: There is no proven answer, and ``on_failure`` is ``raise``.
         """
+        if names := self._other_names():
+            self._require_own(names)
         call = self._keyed_call(input, config)
         if call.nested and call.resuming:
             saved = self.get_state(call.record_config())
@@ -146,12 +157,42 @@ class VerifiedAgent(AnyStateGraph):
         **options: Any,
     ) -> AsyncIterator[Any]:
         """Async form of ``stream``."""
+        if names := self._other_names():
+            await aside(self._require_own, names)
         call = self._keyed_call(input, config)
         if call.nested and call.resuming:
             saved = await self.aget_state(call.record_config())
             call.withhold_resume_value(input, saved, await call.aparent())
         async for chunk in super().astream(input, call.config(config), **options):
             yield chunk
+
+    def _other_names(self) -> list[str]:
+        """Return the names under which others see the agent, without the name of its account.
+
+        deepagents calls a sub-agent by a name of its own, and binds it as the name of the runs.
+        """
+        bound = (self.config or {}).get("run_name")
+        return [name for name in (self.get_name(), bound) if name and name != self.agent]
+
+    def _require_own(self, names: Collection[str]) -> None:
+        """Require that no name is another account's: a model would take the answers for its own.
+
+        Raises:
+            ConfigurationError: One is.
+            StorageError: The database can't be read.
+        """
+        for name in names:
+            try:
+                other = home_of(self.lead).users.get(name.lower()).username
+            except AccountError:
+                # A name such as "helper", which no account has.
+                continue
+            if other != self.agent:
+                raise ConfigurationError(
+                    f"the verified agent {name!r} asks {self.agent!r}, but {other!r} is another "
+                    f"account: use the name {self.agent!r} (in deepagents, "
+                    f"subagents=[worker.as_subagent(…)] does), or pass the child of {other!r}"
+                )
 
     def _keyed_call(self, state: object, config: RunnableConfig | None) -> Call:
         """Return a call that finds its own record, also if a function makes several.
@@ -207,7 +248,8 @@ class VerifiedAgent(AnyStateGraph):
 
         Args:
             args_schema: Must be None: the argument is always ``message``.
-            name: The name of the tool; None for the agent's. If it has characters that providers
+            name: The name of the tool; None for the agent's. It may not be the name of another
+                account: a call raises ``ConfigurationError``. If it has characters that providers
                 don't accept, such as a dot, or more than 64, a digest of the whole name is added.
             description: What the agent is for. A model decides by it when to ask.
             arg_types: Must be None.
@@ -225,11 +267,38 @@ class VerifiedAgent(AnyStateGraph):
             raise TypeError("args_schema and arg_types must be None: the tool takes one message")
 
         return agent_tool(
-            self,
+            self if name is None else self.with_config(run_name=name),
             name=name or self.get_name(),
             description=description
             or f"Ask the agent {self.agent}. Its answer is proven to be its own.",
         )
+
+    def as_subagent(self, description: str) -> CompiledSubAgent:
+        """Return the entry for the ``subagents`` of deepagents, with the agent's own name.
+
+        deepagents shows its model the name of the entry, and doesn't check whose answers it gets.
+
+        Args:
+            description: What the agent is for. A model decides by it when to ask.
+
+        Returns:
+            A dict with ``name``, ``description`` and ``runnable``.
+
+        Raises:
+            TypeError: ``description`` isn't text.
+            ValueError: ``description`` is empty.
+
+        Example:
+            ```python
+            worker = verified_agent(lead, child)
+            agent = create_deep_agent(model=model, subagents=[worker.as_subagent("Knows otters.")])
+            ```
+        """
+        if not isinstance(description, str):
+            raise TypeError(f"description must be text, not {type(description).__name__}")
+        if not description.strip():
+            raise ValueError("description is empty: say what the agent is for, for the model")
+        return {"name": self.get_name(), "description": description, "runnable": self}
 
 
 def verified_agent(
@@ -270,7 +339,9 @@ def verified_agent(
         lead: The agent that asks the child and verifies its answer.
         child: A ``verified_child`` or ``remote_child`` whose graph reads ``messages`` and writes
             ``messages``, ``structured_response`` or both.
-        name: The name of the graph and of its messages; None for the child's agent.
+        name: The name of the graph and of its messages; None for the child's agent. Another name,
+            such as ``agent_researcher_2``, may not be that of another account: a run raises
+            ``ConfigurationError``, before the child receives anything.
         history: Which messages the child receives. ``all``: the conversation. ``last``: the last
             human message only. A function gets all messages and returns those to send. What is sent
             has no metadata, no artifacts, no reasoning, and no tool calls without an answer.
@@ -347,7 +418,7 @@ def verified_agent(
     builder.add_edge(_SPAWN, _ANSWER)
     builder.add_edge(_ANSWER, END)
     compiled = builder.compile(name=name)
-    return VerifiedAgent(spawn=spawn, child=child, history=history, **vars(compiled))
+    return VerifiedAgent(spawn=spawn, lead=lead, child=child, history=history, **vars(compiled))
 
 
 def _agent_of(child: VerifiedChild | RemoteChild) -> str:

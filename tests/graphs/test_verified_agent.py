@@ -149,7 +149,7 @@ def in_deepagents(*agents: VerifiedAgent) -> Any:
         call("task", number, description=f"to {each.name}?", subagent_type=each.name)
         for number, each in enumerate(agents)
     ]
-    subagents = [CompiledSubAgent(name=a.name, description="works", runnable=a) for a in agents]
+    subagents = [each.as_subagent("works") for each in agents]
     return create_deep_agent(
         model(calling(*calls)), subagents=subagents, checkpointer=InMemorySaver()
     )
@@ -1128,3 +1128,50 @@ def test_another_name_is_the_name_of_graph_messages_and_tool(team: Team) -> None
     assert (renamed.name, said.name) == ("otter.expert", "otter.expert")
     assert tool.name == "otter_expert_534c22669a85"
     assert metadata_of(said)["agent"] == "agent_writer"
+
+
+def as_a_subagent(agent: VerifiedAgent, name: str) -> Any:
+    """A deep agent whose entry has that name, whatever the agent's is."""
+    entry: CompiledSubAgent = {**agent.as_subagent("works"), "name": name}
+    task = calling(call("task", description="where", subagent_type=name))
+    return create_deep_agent(model(task), subagents=[entry])
+
+
+# Ways to give a verified agent a name.
+NAMINGS: dict[str, Callable[[VerifiedAgent, str], Any]] = {
+    "verified_agent": lambda agent, name: verified_agent(agent.lead, agent.child, name=name),
+    "deepagents": as_a_subagent,
+    "tool": lambda agent, name: create_agent(
+        model(calling(call(name, message="where"))), [agent.as_tool(name=name)]
+    ),
+}
+
+
+@pytest.mark.parametrize("naming", NAMINGS)
+async def test_no_agent_answers_under_the_name_of_another(team: Team, naming: str) -> None:
+    """A name that no account has is a label, and another account's is refused before any work."""
+    asked: Any = {"messages": [("user", "where")]}
+    labelled = NAMINGS[naming](team.agent(), "agent_researcher_2")
+    assert "agent_researcher 1" in texts(labelled.invoke(asked))
+    # A person's name, and one that reads like an agent's.
+    for name in ("agent_writer", "alice", "Agent_Writer"):
+        words = f"'{name}' asks 'agent_researcher', but '{name.lower()}' is another account"
+        with pytest.raises(ConfigurationError, match=words):
+            NAMINGS[naming](team.agent(), name).invoke(asked)
+        with pytest.raises(ConfigurationError, match=words):
+            await NAMINGS[naming](team.agent(), name).ainvoke(asked)
+    assert len(team.received["agent_researcher"]) == 1
+
+
+def test_an_entry_of_deepagents_has_the_agents_name(team: Team) -> None:
+    """The name isn't typed again, and the description must say something."""
+    agent = team.agent()
+    entry = agent.as_subagent("Knows otters.")
+    assert entry == {
+        "name": "agent_researcher",
+        "description": "Knows otters.",
+        "runnable": agent,
+    }
+    for wrong, error in ((" ", ValueError), (None, TypeError)):
+        with pytest.raises(error, match="description"):
+            agent.as_subagent(wrong)
