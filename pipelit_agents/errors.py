@@ -353,11 +353,15 @@ class VerificationError(PipelitError):
 
 
 class CodeRejected(VerificationError):
-    """The code is not accepted: it is wrong or spent, or the account doesn't exist."""
+    """The code is not accepted: it is wrong or spent, or the account doesn't exist.
+
+    A verifier accepts one code of a peer in each time step of 30 seconds, so another code of the
+    same time step isn't accepted either.
+    """
 
     def __init__(
         self,
-        message: str = "the code was not accepted; ask the peer for a fresh one",
+        message: str = "the code was not accepted; wait 30 seconds, and ask the peer for a new one",
         *,
         peer: str = "",
         verifier: str = "",

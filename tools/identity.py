@@ -489,7 +489,8 @@ def _advice(error: Exception, message: str | None) -> str:
     if isinstance(error, CodeRejected):
         return (
             "Not verified: the code was not accepted. Don't trust this peer. Request a new code "
-            "that is made for you, and check the name."
+            "that is made for you, and check the name. You can accept one code of a peer every 30 "
+            "seconds."
         )
     if isinstance(error, RateLimited) and not error.verifier:
         return f"Not done: {error}."

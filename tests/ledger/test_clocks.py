@@ -52,7 +52,7 @@ def verify(editor: Agent, writer: Agent, kind: Kind = "audience") -> int:
 
 def refused(pipelit: Pipelit, editor: Agent, writer: Agent, kind: Kind = "audience") -> str:
     """A right code is refused in the words for a wrong one; the true reason."""
-    with pytest.raises(CodeRejected, match=r"^the code was not accepted; ask the peer") as caught:
+    with pytest.raises(CodeRejected, match=r"^the code was not accepted; wait 30 sec") as caught:
         verify(editor, writer, kind)
     assert type(caught.value) is CodeRejected
     return pipelit.audit.list(limit=1)[0].reason

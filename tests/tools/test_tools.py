@@ -251,7 +251,8 @@ def test_a_wrong_code_tells_the_model_what_to_do(writer: Agent, editor: Agent, n
     )
     assert said == (
         "Not verified: the code was not accepted. Don't trust this peer. Request a new code "
-        "that is made for you, and check the name."
+        "that is made for you, and check the name. You can accept one code of a peer every 30 "
+        "seconds."
     )
 
 
