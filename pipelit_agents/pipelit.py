@@ -387,7 +387,8 @@ class Pipelit:
     def agent(self, username: str) -> Agent:
         """Return the handle by which code acts as one agent user.
 
-        The account is looked up when the handle is used.
+        The account is looked up when the handle is used, and not here. A name that no account has
+        raises ``UserNotFound`` at the first use.
 
         Raises:
             InvalidUsername: The name is not in its normal form.

@@ -112,7 +112,8 @@ def _account_problem(lead: Agent, name: str) -> Refusal | None:
         account = home_of(lead).users.get(name)
     except UserNotFound:
         return Refusal(
-            f"there is no account {name!r} in the lead's database; create it with: "
+            f"there is no account {name!r} in the lead's database; see all agents with: "
+            "pipelit-agents agents list; create this one with: "
             f"pipelit-agents agents create {name} --owner … --purpose …",
             "peer unknown",
         )

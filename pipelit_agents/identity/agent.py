@@ -66,9 +66,9 @@ class Identity:
 class Agent:
     """The handle by which code acts as one agent user. Any code that has it can act as the agent.
 
-    Creating a handle reads nothing. The account is looked up at each use, so a deactivation or
-    rotation takes effect immediately. Proofs that many threads or tasks make or verify at the same
-    time share a transaction.
+    Creating a handle reads nothing, so a mistyped name raises ``UserNotFound`` at the first use.
+    The account is looked up at each use, so a deactivation or rotation takes effect immediately.
+    Proofs that many threads or tasks make or verify at the same time share a transaction.
 
     Args:
         username: The agent user's name.
@@ -101,7 +101,10 @@ class Agent:
 
         Args:
             audience: The agent that will verify the code. For a peer, the code is made under the
-                peering that this agent issued to its domain. Without an audience the code is
+                peering that this agent issued to its domain. A name that no account has isn't an
+                error, because a program outside this database that has the agent's secret can
+                verify codes too. If the name is mistyped, the verifier refuses the code; set
+                ``check_audience`` to refuse the name. Without an audience the code is
                 plain: anybody who knows the secret can verify it, and any authenticator app shows
                 the same code.
             message: The exact text that the code is for, 1 to 4,000 characters. The code is valid

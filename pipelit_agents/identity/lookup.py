@@ -190,8 +190,9 @@ def require_local_agent(username: str, row: AccountRow | None) -> AccountRow:
     if row is None:
         typed = "NAME" if may_be_secret(username) else username
         raise UserNotFound(
-            f"there is no account {quoted(username)}; create it with users.create_agent or: "
-            f"pipelit-agents agents create {typed} --owner … --purpose …",
+            f"there is no account {quoted(username)}; see all agents with: pipelit-agents agents "
+            "list; create this one with users.create_agent or: pipelit-agents agents create "
+            f"{typed} --owner … --purpose …",
             username=recordable(username),
         )
     if row.domain:

@@ -613,10 +613,10 @@ def test_only_living_agents_make_codes(pipelit: Pipelit) -> None:
     """A handle for nobody, for a person or for a deactivated agent makes no code."""
     pipelit.users.create_agent("agent_gone", owner="alice", purpose="leaves")
     pipelit.users.deactivate("agent_gone")
-    for name, error in (
-        ("agent_nobody", UserNotFound),
-        ("alice", NotLocalAgent),
-        ("agent_gone", UserInactive),
+    for name, error, words in (
+        ("agent_nobody", UserNotFound, "'agent_nobody'; see all agents with: pipelit-agents"),
+        ("alice", NotLocalAgent, "'alice' is a person"),
+        ("agent_gone", UserInactive, "'agent_gone' was deactivated"),
     ):
         for act in (
             pipelit.agent(name).totp_code,
@@ -624,7 +624,7 @@ def test_only_living_agents_make_codes(pipelit: Pipelit) -> None:
             lambda n=name: pipelit.agent(n).prove(b"c" * 32, b"", verifier="agent_editor"),
             pipelit.agent(name).require_active,
         ):
-            with pytest.raises(error) as caught:
+            with pytest.raises(error, match=words) as caught:
                 act()
             assert isinstance(caught.value, AccountError)
     with pytest.raises(InvalidUsername):
