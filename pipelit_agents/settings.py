@@ -98,9 +98,11 @@ class Settings(BaseSettings):
             settings = cls(_env_file=env_file)
             settings._require_no_mistake(Path(env_file))
         except (OSError, UnicodeDecodeError) as error:
+            denied = isinstance(error, OSError)
+            fix = "change its permissions" if denied else "save it in the encoding UTF-8"
             raise ConfigurationError(
-                f"{env_file} exists but can't be read ({error}): change its permissions or its "
-                "encoding (UTF-8), or start in another folder with the settings in the environment"
+                f"{env_file} exists but can't be read ({error}): {fix}, or start in another folder "
+                "with the settings in the environment"
             ) from None
         return settings
 

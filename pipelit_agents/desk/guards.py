@@ -316,6 +316,6 @@ def _logged_path(scope: Scope, visit: Visit) -> str:
         return "/static/{name}"
     found = getattr(scope.get("route"), "path", None)
     if not isinstance(found, str) or not visit.is_keyed:
-        return "(no such path)"
+        return "(not shown)"
     # Newer versions of FastAPI leave out the prefix of the router.
     return found if found.startswith(API_PREFIX) else f"{API_PREFIX}{found}"

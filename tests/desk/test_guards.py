@@ -428,8 +428,8 @@ def test_the_log_has_no_words_of_a_request(
     lines = [each.message.rpartition(" ")[0] for each in caplog.records]
     assert lines == [
         "127.0.0.1 alice GET /api/v1/things/{name} 200",
-        "127.0.0.1 alice GET (no such path) 404",
-        "127.0.0.1 - GET (no such path) 401",
+        "127.0.0.1 alice GET (not shown) 404",
+        "127.0.0.1 - GET (not shown) 401",
     ]
 
 

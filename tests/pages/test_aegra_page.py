@@ -39,4 +39,4 @@ def test_the_page_and_the_example_say_the_same() -> None:
     printed = re.findall(r"```text\n(.*?)```", PAGE, re.DOTALL)
     assert printed == re.findall(r"```text\n(.*?)```", readme, re.DOTALL)
     wanted = re.findall(r'"(aegra-api[^"]*)"', (ROOT / "pyproject.toml").read_text())
-    assert re.findall(r"'(aegra-api[^']*)'", PAGE) == wanted
+    assert re.findall(r'"(aegra-api[^"]*)"', PAGE) == wanted

@@ -15,7 +15,7 @@ from paths import ROOT
 FOLDER = ROOT / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 LINK = re.compile(r"\]\(([^)#]+)[^)]*\)")
-INSTALL = re.compile(r"pip install '?pipelit-agents(\[[a-z,]+\])?'? jupyterlab")
+INSTALL = re.compile(r'pip install "?pipelit-agents(\[[a-z,]+\])?"? jupyterlab')
 
 
 def cells(path: Path, kind: str = "code") -> list[Any]:

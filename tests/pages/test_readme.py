@@ -2,16 +2,19 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from pathlib import Path
 
 import fresh
 import pytest
 from integration_pages import set_up
+from openai_server import chat_server
 from paths import ROOT, TESTS
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(python|sh)\n(.*?)```", README, re.DOTALL)
 PYTHON = [code for language, code in BLOCKS if language == "python"]
+OPENAI = "sk-0123456789-abcdef"
 
 
 def _environment() -> dict[str, str]:
@@ -19,9 +22,9 @@ def _environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in ours}
 
 
-def run(code: str, folder: Path, typed: str = "") -> str:
+def run(code: str, folder: Path, typed: str = "", **variables: str) -> str:
     """What a block prints in a folder, when somebody types that."""
-    done = fresh.run(code, _environment(), folder=folder, typed=typed)
+    done = fresh.run(code, _environment() | variables, folder=folder, typed=typed)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -50,9 +53,19 @@ def test_the_quickstart_shows_four_characters_of_the_key(prepared: Path) -> None
 
 
 @pytest.mark.process
-def test_the_agent_block_makes_an_agent(prepared: Path) -> None:
-    """`create_agent` takes the model before its key is stored, and decrypts nothing yet."""
-    assert run(PYTHON[2], prepared) == ""
+def test_the_agent_block_asks_a_real_model(prepared: Path) -> None:
+    """With a server in the place of the provider's, which accepts only the stored key."""
+    with chat_server(lambda messages: "In holts.", OPENAI) as chat:
+        stored = fresh.run(
+            fresh.AGENTS,
+            _environment(),
+            *shlex.split("credentials put openai --kind llm --created-by alice"),
+            folder=prepared,
+            typed=f"{OPENAI}\n",
+        )
+        assert stored.returncode == 0, stored.stderr
+        assert run(PYTHON[2], prepared, OPENAI_BASE_URL=chat.base_url) == "In holts.\n"
+    assert set(chat.shown) == {OPENAI}
 
 
 @pytest.mark.process
