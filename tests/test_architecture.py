@@ -37,7 +37,7 @@ FLOORS: list[set[str]] = [
     {"bearer"},
     {"desk", "server"},
     {"graphs", "tools", "cli"},
-    {"middleware"},
+    {"middleware", "__main__"},
     {"testing"},
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}

@@ -145,7 +145,11 @@ def find(connection: Open, name: str, which: Rule, actor: Actor) -> Found | Cred
     elif which.per_person and not (which.fallback and actor.is_nobody):
         return _nobody(name, actor)
     row = SHARED.sealed(connection, name)
-    return not_found(name) if row is None else Found(SHARED, row, which.fallback or "")
+    if row is not None:
+        return Found(SHARED, row, which.fallback or "")
+    person = "" if which.per_person else actor.person
+    has_own = bool(person) and Whose(person).sealed(connection, name) is not None
+    return not_found(name, own_of=person if has_own else "")
 
 
 def _nobody(name: str, actor: Actor) -> NobodyAuthenticated:

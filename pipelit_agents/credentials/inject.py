@@ -33,6 +33,8 @@ def injecting(
     parameters: Mapping[str, str],
     open_secret: Callable[[str], object],
     refuse: Callable[[str], None] = lambda reference: None,
+    *,
+    returned: str = "the node's return value",
 ) -> Callable[..., R]:
     """Wrap a node or tool function, so that each call opens its own secrets.
 
@@ -50,6 +52,7 @@ def injecting(
         parameters: Credential references by parameter name.
         open_secret: Opens one reference; called while the scope is open.
         refuse: Called with the reference if a caller passes a value for its parameter.
+        returned: What the function's return value is called in messages.
 
     Returns:
         A function of the same kind.
@@ -80,7 +83,7 @@ def injecting(
         parameters=[p for p in signature.parameters.values() if p.name not in parameters]
     )
 
-    injection = _Injection(function, signature, visible, parameters, open_secret, refuse)
+    injection = _Injection(function, signature, visible, parameters, open_secret, refuse, returned)
     # LangGraph and LangChain inspect the kind of a function, so there is one wrapper for each kind.
     if inspect.isasyncgenfunction(function):
         wrapped = _async_generator(injection)
@@ -110,6 +113,7 @@ class _Injection:
         parameters: Credential references by parameter name.
         open_secret: Opens one reference.
         refuse: Called with the reference if a caller passes a value for its parameter.
+        returned: What its return value is called in messages.
     """
 
     function: Callable[..., Any]
@@ -118,6 +122,7 @@ class _Injection:
     parameters: Mapping[str, str]
     open_secret: Callable[[str], object]
     refuse: Callable[[str], None]
+    returned: str
 
     def refuse_passed(self, kwargs: Mapping[str, object]) -> None:
         """Refuse values that a caller passes for a secret's parameter."""
@@ -184,7 +189,7 @@ class _Injection:
         try:
             _refuse_deferred(self.function.__qualname__, result)
             state.search()
-            scope.search(result, already_searched=state.parts())
+            scope.search(result, self.returned, already_searched=state.parts())
             return result
         finally:
             # Error trackers display the local variables of this frame with the leak error.
@@ -244,7 +249,7 @@ def _generator(injection: _Injection) -> Callable[..., Any]:
                         except StopIteration as stop:
                             return injection.finished(scope, stop.value, state)
                     try:
-                        scope.search(item)
+                        scope.search(item, injection.returned)
                     except BaseException:
                         del item
                         raise
@@ -277,7 +282,7 @@ def _async_generator(injection: _Injection) -> Callable[..., Any]:
                         except StopAsyncIteration:
                             return
                     try:
-                        scope.search(item)
+                        scope.search(item, injection.returned)
                     except BaseException:
                         del item
                         raise

@@ -475,6 +475,16 @@ class Credentials:
                 graph.invoke(request)
             ```
         """
+        return self._inject(agent, per_person, fallback, references)
+
+    def _inject(
+        self,
+        agent: Agent | None,
+        per_person: bool,
+        fallback: Fallback,
+        references: Mapping[str, str],
+        returned: str = "the node's return value",
+    ) -> Callable[[Callable[P, R]], Callable[..., R]]:
         if agent is not None and not isinstance(agent, Agent):
             raise TypeError(
                 "agent must be the handle of the agent that opens the secrets, such as "
@@ -496,6 +506,7 @@ class Credentials:
                 references,
                 lambda reference: open_field(self._core, reference, agent, which),
                 lambda reference: self.note_refusal(reference, agent, "value passed"),
+                returned=returned,
             )
 
         return decorate
@@ -533,7 +544,10 @@ class Credentials:
                 "Searches the web."
             ```
         """
-        inject = self.inject(agent, per_person=per_person, fallback=fallback, **references)
+        returned = "the tool's return value"
+        inject: Callable[[Callable[..., object]], Callable[..., object]] = self._inject(
+            agent, per_person, fallback, references, returned
+        )
 
         def decorate(function: Callable[..., object]) -> BaseTool:
             # Imported late: importing this package must stay fast.

@@ -137,13 +137,17 @@ def of_person(connection: Connection, person: str | None, *, active: bool = Fals
     return Whose(name)
 
 
-def not_found(name: str, whose: Whose = SHARED, *, opening: bool = False) -> CredentialNotFound:
+def not_found(
+    name: str, whose: Whose = SHARED, *, opening: bool = False, own_of: str = ""
+) -> CredentialNotFound:
     """Return the error for a name that no credential has.
 
     Args:
         name: The name.
         whose: Whose credential was looked for.
         opening: Whether it was to be opened, so that ``fallback`` would help.
+        own_of: The person who acts and has an own credential of that name, if the shared one was
+            looked for.
     """
     if not is_username(name):
         field = isinstance(name, str) and is_username(name.partition(":")[0])
@@ -166,6 +170,12 @@ def not_found(name: str, whose: Whose = SHARED, *, opening: bool = False) -> Cre
             + ('. To open the shared one instead, pass fallback="shared"' if opening else ""),
             credential=recordable(name),
             person=whose.person,
+        )
+    if own_of:
+        return CredentialNotFound(
+            f"there is no shared credential {quoted(name)}, but {own_of!r} has an own one: to open "
+            f"it, pass per_person=True. To store a shared one: {put}",
+            credential=recordable(name),
         )
     return CredentialNotFound(
         f"there is no credential {quoted(name)}: store it with credentials.put or with the command "

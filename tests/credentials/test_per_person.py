@@ -494,6 +494,23 @@ def test_putting_again_replaces_the_persons_own(people: Pipelit, whose: Any) -> 
     assert opener(people, per_person=False)() == "shared"
 
 
+def test_the_error_names_the_persons_own(people: Pipelit) -> None:
+    """Where only the person who acts has one of the name, it says how to open that."""
+    open_ = opener(people, per_person=False)
+    people.credentials.delete("github")
+    with people.acting_for("alice"):
+        with pytest.raises(CredentialNotFound, match=r"'alice' has an own one: .* per_person=True"):
+            open_()
+        people.credentials.delete("github", person="alice")
+        with pytest.raises(CredentialNotFound) as error:
+            open_()
+    assert "per_person" not in str(error.value)
+    # Bob has one, and isn't who acts.
+    with pytest.raises(CredentialNotFound) as error:
+        open_()
+    assert "per_person" not in str(error.value)
+
+
 def test_the_acting_person_may_be_on_the_list(people: Pipelit, writer: Agent) -> None:
     """A shared credential with `allow` opens for a person on the list, or an agent on it."""
     allow = ["bob", "agent_writer"]

@@ -575,6 +575,18 @@ class Asked(BaseModel):
     q: str
 
 
+def test_a_leak_of_a_tool_is_called_a_tools(keyed: Pipelit) -> None:
+    """The error names what the developer wrote: a tool, not a node."""
+
+    @keyed.credentials.tool(key="service")
+    def fetch(*, key: SecretStr) -> str:
+        """Fetches a page."""
+        return key.get_secret_value()
+
+    with pytest.raises(SecretLeakError, match="is in the tool's return value"):
+        fetch.invoke({})
+
+
 def test_a_tool_of_ours_refuses_what_the_model_makes_up(keyed: Pipelit) -> None:
     """A value for the secret's parameter is an error that the model reads, and runs nothing."""
     ran: list[str] = []
