@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from functools import partial
 from typing import Any, Final, NoReturn, Protocol, TextIO, TypeGuard, get_args
@@ -34,17 +35,34 @@ _NEVER_TYPED: Final = (
 )
 
 
-# What other programs call a command of this one.
-_OTHER_WORDS: Final = {
-    "add": "create",
-    "cat": "show",
-    "get": "show",
-    "ls": "list",
-    "new": "create",
-    "remove": "delete",
-    "rm": "delete",
-    "set": "put",
+# What other programs call a command of this one. The first that the group has is suggested.
+_OTHER_WORDS: Final[Mapping[str, Sequence[str]]] = {
+    "accept": ("approve",),
+    "add": ("create", "put", "issue", "enroll"),
+    "cat": ("show",),
+    "create": ("put", "issue", "enroll"),
+    "decline": ("deny",),
+    "delete": ("deactivate", "revoke", "disable"),
+    "describe": ("show", "status"),
+    "enable": ("enroll",),
+    "get": ("show", "status"),
+    "info": ("show", "status"),
+    "list": ("status",),
+    "ls": ("list", "status"),
+    "new": ("create", "put", "issue", "enroll"),
+    "refuse": ("deny",),
+    "reject": ("deny",),
+    "remove": ("delete", "deactivate", "revoke", "disable"),
+    "rm": ("delete", "deactivate", "revoke", "disable"),
+    "set": ("put",),
+    "show": ("status",),
+    "update": ("put",),
 }
+# Words for what `pipelit-agents audit` does without a command.
+_TO_LIST: Final = frozenset({"cat", "get", "list", "ls", "show"})
+# An option that somebody typed, if it is made of a few ordinary words.
+_PLAIN_OPTION: Final = re.compile(r"--[a-z]{1,15}(?:-[a-z]{1,15}){0,2}")
+_SECRET_OPTION: Final = re.compile(r"auth|code|cred|key|otp|pass|pin|pw|secret|seed|token|value")
 
 
 class _Parameter(Protocol):
@@ -213,7 +231,8 @@ def _said(
 ) -> str:
     parameter: _Parameter | None = getattr(error, "param", None)
     if kind == "MissingParameter":
-        return f"{_name(parameter)} is missing"
+        *others, last = _missing(command, rest, parameter)
+        return f"{', '.join(others)} and {last} are missing" if others else f"{last} is missing"
     if kind == "BadParameter":
         return f"{_name(parameter)} isn't {_expected(parameter)}"
     options = {
@@ -222,47 +241,82 @@ def _said(
         for option in (*each.opts, *each.secondary_opts)
         if option.startswith("-")
     }
-    if kind == "NoSuchOption":
-        close = _suggestion(words, options)
-        return (
-            f"there is no such option{close}"
-            if close
-            else f"there is no such option. {_NEVER_TYPED}"
-        )
     option_name = str(getattr(error, "option_name", ""))
+    if kind == "NoSuchOption":
+        return _no_such_option(option_name, options, rest)
     if kind == "BadOptionUsage" and option_name in options:
         flag = getattr(options[option_name], "is_flag", False)
         return f"{option_name} {'takes no value' if flag else 'needs a value'}"
-    if inner := _commands_of(command):
+    if _commands_of(command):
         missing = all(word.startswith("-") for word in rest)
         what = "a command is missing" if missing else "there is no such command"
-        close = "" if missing else _suggestion(rest, inner) or _elsewhere(root, rest)
+        close = "" if missing else _meant(root, command, words, rest)
         return f"{what}{close}; available commands: {', '.join(_shown(command))}"
     if kind == "UsageError":
         return f"there are more arguments than the command takes. {_NEVER_TYPED}"
     return "the command line can't be read"
 
 
+def _no_such_option(typed: str, options: Mapping[str, _Parameter], rest: list[str]) -> str:
+    """Return what to say about an option that the command doesn't have.
+
+    It is only named if it is an ordinary word, and is what was typed up to the ``=``.
+    """
+    is_plain = _PLAIN_OPTION.fullmatch(typed) and not may_be_typed_secret(typed.lstrip("-"))
+    if not is_plain or typed not in {word.partition("=")[0] for word in rest}:
+        close = get_close_matches(typed, options, 1)
+        return f"there is no such option{_did_you_mean(close)}. {_NEVER_TYPED}"
+    named = f"there is no option {typed}"
+    if close := get_close_matches(typed, options, 1):
+        said = f"{named}{_did_you_mean(close)}"
+    else:
+        every = [each for each in options if each.startswith("--")]
+        said = f"{named}; available options: {', '.join(every)}" if every else named
+    return f"{said}. {_NEVER_TYPED}" if _SECRET_OPTION.search(typed) else said
+
+
+def _missing(command: _Command, words: list[str], first: _Parameter | None) -> list[str]:
+    """Return the names of the required arguments and options that weren't typed."""
+    arguments, _ = _arguments_and_values(command, words)
+    options = {word.partition("=")[0] for word in words if word.startswith("-")}
+    missing = []
+    for each in command.params:
+        is_argument = each.param_type_name == "argument"
+        if is_argument and arguments > 0:
+            arguments -= 1
+        elif getattr(each, "required", False) and (is_argument or options.isdisjoint(each.opts)):
+            missing.append(_name(each))
+    # What was typed may be read in another way, for example after "--".
+    return missing if _name(first) in missing else [_name(first)]
+
+
 def _may_have_a_secret(command: _Command, words: list[str]) -> bool:
     """Whether a command got too many arguments, or one that isn't an ordinary word."""
+    arguments, values = _arguments_and_values(command, words)
+    taken = [each for each in command.params if each.param_type_name == "argument"]
+    # A word in the place of a command is one too many, and most often a typing error.
+    unlimited = any(each.nargs < 0 for each in taken) or bool(_commands_of(command))
+    return (arguments > len(taken) and not unlimited) or any(map(may_be_typed_secret, values))
+
+
+def _arguments_and_values(command: _Command, words: list[str]) -> tuple[int, list[str]]:
+    """Return how many arguments there are, and all words that aren't the names of options."""
+    options = [each for each in command.params if each.param_type_name == "option"]
     takes_value = {
-        option
-        for each in command.params
-        if each.param_type_name == "option" and not getattr(each, "is_flag", False)
-        for option in each.opts
+        option for each in options if not getattr(each, "is_flag", False) for option in each.opts
     }
+    known = {option for each in options for option in (*each.opts, *each.secondary_opts)}
     arguments, values, last = 0, [], ""
     for word in words:
         if word.startswith("-"):
             values.append(word.partition("=")[2])
         else:
             values.append(word)
-            arguments += last not in takes_value
+            # What follows an option that there isn't is its value.
+            unknown = _PLAIN_OPTION.fullmatch(last) and last not in known
+            arguments += not (last in takes_value or unknown)
         last = word
-    taken = [each for each in command.params if each.param_type_name == "argument"]
-    # A word in the place of a command is one too many, and most often a typing error.
-    unlimited = any(each.nargs < 0 for each in taken) or bool(_commands_of(command))
-    return (arguments > len(taken) and not unlimited) or any(map(may_be_typed_secret, values))
+    return arguments, values
 
 
 def _name(parameter: _Parameter | None) -> str:
@@ -292,23 +346,31 @@ def _expected(parameter: _Parameter | None) -> str:
     return "a valid value"
 
 
-def _suggestion(words: list[str], names: Iterable[str]) -> str:
-    """Return a hint with the closest of the command's own names, or an empty string."""
-    typed = [word.partition("=")[0] for word in words if word not in names]
-    known = list(names)
-    close = [match for word in typed for match in get_close_matches(word, known, 1)]
-    close += [_OTHER_WORDS[word] for word in typed if _OTHER_WORDS.get(word) in known]
-    return f" (did you mean {close[0]}?)" if close else ""
+def _meant(root: _Command, group: _Command, words: list[str], rest: list[str]) -> str:
+    """Return a hint with the command that was meant, or an empty string."""
+    word = next(each for each in rest if not each.startswith("-"))
+    inner = _commands_of(group)
+    if word in _TO_LIST and getattr(group, "invoke_without_command", False) and group is not root:
+        path = words[: len(words) - len(rest)]
+        return f" (did you mean pipelit-agents {' '.join(path)}, without a command?)"
+    same = [each for each in _OTHER_WORDS.get(word, ()) if each in inner][:1]
+    if found := same or get_close_matches(word, _shown(group), 1):
+        return _did_you_mean(found)
+    elsewhere = _elsewhere(root, word)
+    # In a group, the commands of all others aren't what was meant: most have a `list`.
+    return _did_you_mean(elsewhere) if group is root or len(elsewhere) == 1 else ""
 
 
-def _elsewhere(root: _Command, words: list[str]) -> str:
-    """Return a hint with commands of that name in other groups, or an empty string."""
-    word = next((each for each in words if not each.startswith("-")), "")
+def _elsewhere(root: _Command, word: str) -> list[str]:
+    """Return the commands of that name in all groups."""
     paths = list(_paths(root))
     close = get_close_matches(word, {path[-1] for path in paths}, 1)
-    names = {*close, word, _OTHER_WORDS.get(word, word)}
-    found = [" ".join(path) for path in paths if path[-1] in names]
-    return f" (did you mean {_either(found[:_MAX_SUGGESTIONS])}?)" if found else ""
+    names = {*close, word, *_OTHER_WORDS.get(word, ())[:1]}
+    return [" ".join(path) for path in paths if path[-1] in names][:_MAX_SUGGESTIONS]
+
+
+def _did_you_mean(names: Sequence[str]) -> str:
+    return f" (did you mean {_either(names)}?)" if names else ""
 
 
 def _either(names: Sequence[str]) -> str:

@@ -159,7 +159,14 @@ def list_credentials(
             _fields(info)
             for info in pipelit.credentials.list(kind=kind, person=person, unreadable=True)
         ]
+        owners = 0 if as_json or person is not None else pipelit.credentials.count_owners()
     show_table(found, _COLUMNS, as_json=as_json, empty=_empty(kind, person))
+    if owners:
+        who = "1 person has" if owners == 1 else f"{owners:,} people have"
+        print_wrapped(
+            f"{who} own credentials, which this list leaves out. To list those of one person: "
+            "pipelit-agents credentials list --person NAME"
+        )
 
 
 @credentials.command("show", epilog=example("credentials show openai"))

@@ -28,10 +28,14 @@ def init(*, as_json: AsJson = False) -> None:
     from pipelit_agents import Pipelit
     from pipelit_agents.settings import Settings, ensure_key
 
+    has_key = Settings.read().has_key
+    if has_key:
+        # Before the database's folder is created, because an invalid key has to be corrected first.
+        Settings.read().keyring()
     with Pipelit.from_env() as pipelit:
         pipelit.create_schema()
         where = pipelit.database_url
-        if not Settings.read().has_key:
+        if not has_key:
             # Before a key is created: a new one couldn't decrypt the existing data.
             pipelit.check_key()
     made = ensure_key(Path(".env"))

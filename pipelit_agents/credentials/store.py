@@ -33,6 +33,7 @@ from pipelit_agents.credentials.stored import (
     Fields,
     StoredCredential,
     count_credentials,
+    count_owners,
     delete_credential,
     delete_credentials,
     is_stored,
@@ -326,6 +327,13 @@ class Credentials:
             return count_credentials(connection, of_person(connection, person))
 
     acount: Final = off_the_loop(count)
+
+    def count_owners(self) -> int:
+        """Return how many people have own credentials, deactivated people included."""
+        with self._database.reading() as connection:
+            return count_owners(connection)
+
+    acount_owners = off_the_loop(count_owners)
 
     def delete(self, name: str, *, person: str | None = None, by: str = OPERATOR) -> None:
         """Delete a credential.

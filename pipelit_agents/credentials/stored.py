@@ -30,7 +30,7 @@ from pipelit_agents.credentials.leak_guard.recognition import (
 )
 from pipelit_agents.credentials.secret import Secret, shown_end
 from pipelit_agents.credentials.whose import SHARED, Whose, not_found
-from pipelit_agents.database.models import UserRow
+from pipelit_agents.database.models import PersonCredentialRow, UserRow
 from pipelit_agents.display import html_of
 from pipelit_agents.errors import (
     CommonSecretWarning,
@@ -48,6 +48,7 @@ __all__ = [
     "Fields",
     "StoredCredential",
     "count_credentials",
+    "count_owners",
     "delete_credential",
     "delete_credentials",
     "is_stored",
@@ -440,6 +441,11 @@ def count_credentials(connection: Connection, whose: Whose) -> int:
     """Return how many there are, also of those that no key decrypts."""
     query = select(func.count()).select_from(whose.table).where(*whose.rows)
     return connection.scalar(query) or 0
+
+
+def count_owners(connection: Connection) -> int:
+    """Return how many people have own credentials."""
+    return connection.scalar(select(func.count(PersonCredentialRow.person.distinct()))) or 0
 
 
 def _reading(whose: Whose) -> Select[*tuple[Any, ...]]:

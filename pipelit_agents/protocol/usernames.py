@@ -43,8 +43,8 @@ def require_username(name: object, *, argument: str = "username") -> str:
         )
     if not is_username(name):
         raise InvalidUsername(
-            f"{argument} {quoted(name)} is not a username: 1 to 149 of the characters a-z 0-9 _ . "
-            "- and the first a letter or digit (lower case only; nothing is converted)",
+            f"{argument} {quoted(name)} is not a username: a username has 1 to 149 lower-case "
+            "letters a-z, digits and the characters _ . - and begins with a letter or digit",
             username=recordable(name),
         )
     return name

@@ -201,6 +201,7 @@ def test_init_refuses_a_key_that_is_none(run: Run, folder: Path) -> None:
     assert done.exit_code == 1
     assert "FIELD_ENCRYPTION_KEY" in done.stderr
     assert "hunter2" not in done.output
+    assert not (folder / ".pipelit").exists()
 
 
 def test_nothing_set_up_names_the_command(run: Run) -> None:
@@ -351,8 +352,13 @@ def test_no_error_repeats_what_was_typed_where_a_secret_may_be(
         (["audit", "--limit", "0"], "--limit isn't a whole number of at least 1"),
         (["rotate-key", "--batch", "many"], "--batch isn't a whole number"),
         (["agents", "create", "a", "--owner"], "--owner needs a value"),
-        (["agents", "create"], "USERNAME is missing"),
-        (["credentials", "put", "x"], "--kind is missing"),
+        (["agents", "create"], "USERNAME, --owner and --purpose are missing"),
+        (["agents", "create", "x", "--owner=alice"], "error: --purpose is missing"),
+        (["credentials", "put", "x"], "--kind and --created-by are missing"),
+        (["users", "list", "--foo", "bar"], "no option --foo; available options: --json\n"),
+        (["users", "list", "--jsn"], "there is no option --jsn (did you mean --json?)\n"),
+        (["users", "list", "--password=x"], "--json. no command takes a secret"),
+        (["users", "list", "-psecret"], "there is no such option. no command takes a secret"),
         (["check", "--deploy=yes"], "--deploy takes no value"),
     ],
 )
@@ -608,7 +614,7 @@ def test_every_command_fails_in_one_document(
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["users", "create", "Alice"], "lower case only"),
+        (["users", "create", "Alice"], "lower-case letters a-z, digits and the characters _ . -"),
         (["users", "create", "alice"], "already"),
         (["users", "show", "nobody"], "no account 'nobody'"),
         (["users", "deactivate", "alice"], "--yes"),
@@ -795,7 +801,7 @@ def test_the_note_about_a_secret_is_there_whatever_else_is_wrong(ready: Run) -> 
         ("credentials", "put", "openai", "sk-proj-9fK2xQ7bLm4RtY8wVz3N"),
         ("credentials", "put", "openai", "hunter"),
         ("credentials", "put", "sk-proj-9fK2xQ7bLm4RtY8wVz3N", "--kind"),
-        ("credentials", "put", "openai", "--kind", "llm", "--created-by", "alice", "--nothing"),
+        ("credentials", "put", "openai", "--kind", "llm", "--created-by", "alice", "--value", "x"),
         ("agents", "enroll", "QkFTRTY0LXRleHQtdGhhdC1pcy1sb25n"),
         ("users", "create", "alice", "bob", "--expires-in"),
         ("mfa", "disable", "--json", "alice", "KQZW-TRMA-BXUE-NP27"),
@@ -808,7 +814,11 @@ def test_the_note_about_a_secret_is_there_whatever_else_is_wrong(ready: Run) -> 
 
 def test_the_note_is_not_there_for_ordinary_words(ready: Run) -> None:
     """A forgotten option says that alone."""
-    for words in (("credentials", "put", "openai"), ("agents", "create", "--owner", "alice", "x")):
+    for words in (
+        ("credentials", "put", "openai"),
+        ("credentials", "put", "openai", "--nothing"),
+        ("agents", "create", "--owner", "alice", "x"),
+    ):
         assert "replace it" not in ready(*words).stderr
 
 
@@ -861,6 +871,7 @@ def test_a_persons_own_credentials_by_command(ready: Run) -> None:
     for name in ("github", "gitlab"):
         made = told(ready(*put, name, *words, *of_alice, "--json", stdin="own-0123456789-abcd"))
         assert made["person"] == "alice"
+    assert "1 person has own credentials" in ready("credentials", "list").stdout
     assert ready(*put, "github", *words, stdin="shared-0123456789-ef").exit_code == 0
     (shared,) = told(ready("credentials", "list", "--json"))
     assert (shared["person"], shared["masked"]) == (None, "…9-ef")
@@ -900,6 +911,11 @@ def test_a_persons_own_credentials_by_command(ready: Run) -> None:
         (["enroll", "alice"], "did you mean agents enroll or mfa enroll?"),
         (["list"], "did you mean users list, users keys list or agents list?"),
         (["users", "rotate-totp"], "did you mean agents rotate-totp?"),
+        (["users", "delete", "bob"], "did you mean deactivate?"),
+        (["credentials", "remove", "x"], "did you mean delete?"),
+        (["approvals", "reject", "ID"], "did you mean deny?"),
+        (["mfa", "list"], "did you mean status?"),
+        (["audit", "list"], "did you mean pipelit-agents audit, without a command?"),
         (["users", "create", "bob", "--role", "boss"], "--role isn't operator or member"),
         (["credentials", "test", "x", "--timeout", "ten"], "isn't a whole number, such as 10"),
         (["desk", "--port", "99999"], "at most 65535, such as 8440"),

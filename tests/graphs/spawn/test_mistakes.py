@@ -52,7 +52,7 @@ MISTAKES: dict[str, tuple[Mistake, str]] = {
         lambda w: w.users.create(None),
         "username must be a username, as text, not None",
     ),
-    "a name's form": (lambda w: w.users.create("Alice"), "lower case only"),
+    "a name's form": (lambda w: w.users.create("Alice"), "lower-case letters a-z"),
     "a name twice": (lambda w: w.users.create("alice"), "choose another name"),
     "an unknown owner": (
         lambda w: w.users.create_agent("agent_x", owner="nobody", purpose="x"),
