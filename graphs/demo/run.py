@@ -46,8 +46,6 @@ __all__ = ["run"]
 
 LEAD: Final = "lead"
 READERS: Final = ("reader_1", "reader_2", "reader_3")
-# What the audit trail shows: proofs, and what became of the payment.
-AUDITED: Final = ("verify.request", "verify.proof", "approve", "approval.use")
 _MAX_CHARACTERS: Final = 200_000
 # Characters of a name in a table.
 _WIDTH: Final = 12
@@ -162,9 +160,9 @@ def _show(
             tried = attempts(pipelit, saver)
         console.print(_payment_table(tried))
 
-        console.print("\n[bold]5. The audit trail[/] (each refusal with its true reason)")
+        console.print("\n[bold]5. The refusals in the audit trail[/], each with its reason")
         audit = pipelit.audit.list(limit=200)
-        console.print(_audit_table([entry for entry in audit if entry.action.startswith(AUDITED)]))
+        console.print(_audit_table([entry for entry in audit if entry.outcome == "refused"]))
     verified = all(result["status"] == "verified" for result in state["results"])
     refused = all(attack["status"] == "refused" for attack in attacks)
     paid = [each.paid for each in tried]
@@ -351,18 +349,16 @@ def _payment_table(tried: Sequence[Attempt]) -> Table:
 
 
 def _audit_table(entries: Sequence[AuditEntry]) -> Table:
-    table = Table("time", "actor", "about", "action", "outcome", "true reason", box=SIMPLE_HEAD)
-    for column in table.columns[:5]:
+    table = Table("time", "actor", "about", "action", "reason", box=SIMPLE_HEAD)
+    for column in table.columns[:4]:
         column.no_wrap = True
     for entry in entries:
-        colour = "green" if entry.outcome == "ok" else "red"
         table.add_row(
             f"{entry.at:%H:%M:%S}",
             entry.actor,
             # The id of a question is long.
             entry.subject if len(entry.subject) <= _WIDTH else f"{entry.subject[: _WIDTH - 1]}…",
             entry.action,
-            f"[{colour}]{entry.outcome}[/]",
-            escape(entry.reason),
+            f"[red]{escape(entry.reason)}[/]",
         )
     return table

@@ -8,6 +8,7 @@ command. The messages here contain only the command's own names.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import re
 import sys
@@ -122,6 +123,9 @@ class Guarded(TyperGroup):
             return run()
         _open_missing_streams()
         typed_words.set(tuple(words))
+        # python-dotenv warns of a line each time that a setting is read.
+        unreadable = _UnreadableLine()
+        logging.getLogger("dotenv.main").addFilter(unreadable)
         try:
             code = run()
             sys.stdout.flush()
@@ -136,7 +140,30 @@ class Guarded(TyperGroup):
             if not _is_usage(error):
                 raise
             _end(_USAGE, *_usage(self, error, words))
+        finally:
+            logging.getLogger("dotenv.main").removeFilter(unreadable)
         sys.exit(code if isinstance(code, int) else 0)
+
+
+class _UnreadableLine(logging.Filter):
+    """Pass a warning about a line of ``.env`` once, and say that the line is ignored."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lines: set[object] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether the line wasn't warned of before."""
+        if "could not parse" not in str(record.msg) or not record.args:
+            return True
+        if record.args in self._lines:
+            return False
+        self._lines.add(record.args)
+        record.msg = (
+            "warning: line %s of .env can't be read and is ignored: write NAME=VALUE, or begin the "
+            "line with #"
+        )
+        return True
 
 
 def _open_missing_streams() -> None:

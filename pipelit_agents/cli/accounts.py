@@ -36,6 +36,14 @@ _COLUMNS: Final = columns_of(
     Column("active", usual="yes"),
     Column("created_at", "time"),
 )
+# People have no owner and no purpose, which goes without saying.
+_ALL_COLUMNS: Final = columns_of(
+    _USERNAME,
+    "kind",
+    Column("owner", "id", blank="none"),
+    Column("purpose", blank="none"),
+    *_COLUMNS[2:],
+)
 _LANES: Final = columns_of(
     Column("lane", "id", head=True),
     "about",
@@ -44,6 +52,8 @@ _LANES: Final = columns_of(
     Column("allowance_used", usual="no"),
     "clock_trouble",
 )
+# Of a person, these say nothing.
+_OF_AGENTS: Final = frozenset({"owner", "root_owner", "purpose", "may_create_agents", "domain"})
 _NO_ACCOUNT: Final = "There are no accounts yet. Create one:\n  pipelit-agents users create alice"
 _NO_AGENT: Final = (
     "There are no agents yet. Create one:\n"
@@ -89,7 +99,7 @@ def list_users(*, as_json: AsJson = False) -> None:
         return
     # Only people have a role.
     rows = [asdict(each) | {"kind": each.role or each.kind} for each in found]
-    show_table(rows, (_USERNAME, Column("kind"), *_COLUMNS), as_json=False, empty=_NO_ACCOUNT)
+    show_table(rows, _ALL_COLUMNS, as_json=False, empty=_NO_ACCOUNT)
 
 
 @users.command("role", epilog=example("users role bob operator"))
@@ -236,7 +246,10 @@ def show_account(username: Name, *, as_json: AsJson = False) -> None:
     from pipelit_agents import Pipelit
 
     with Pipelit.from_env() as pipelit:
-        show("", asdict(pipelit.users.get(username)), as_json=as_json)
+        fields = asdict(pipelit.users.get(username))
+    if not as_json and fields["kind"] == "human":
+        fields = {name: value for name, value in fields.items() if name not in _OF_AGENTS}
+    show("", fields, as_json=as_json)
 
 
 @users.command("deactivate", epilog=example("users deactivate bob"))

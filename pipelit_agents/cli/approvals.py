@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, BinaryIO, Final, TextIO
@@ -14,6 +14,7 @@ import typer
 from pipelit_agents.cli._arguments import example
 from pipelit_agents.cli._io import (
     AsJson,
+    at_a_terminal,
     print_wrapped,
     read_secret,
     reporting,
@@ -22,13 +23,20 @@ from pipelit_agents.cli._io import (
 )
 from pipelit_agents.cli.questions import (
     decision_document,
+    decision_in_words,
     display,
     document,
     show_all,
     show_pending,
 )
 from pipelit_agents.cli.tables import show_table
-from pipelit_agents.errors import ApprovalClosed, ApprovalNotFound, ConfigurationError
+from pipelit_agents.errors import (
+    ApprovalClosed,
+    ApprovalNotFound,
+    CodeRejected,
+    ConfigurationError,
+    MalformedCode,
+)
 
 if TYPE_CHECKING:
     from pipelit_agents import ApprovalDecision, ApprovalRequest, Pipelit
@@ -44,6 +52,8 @@ Id = Annotated[
 ]
 User = Annotated[str, typer.Option("--user", help="The person who answers.")]
 
+# Codes that a person can type at the prompt until one is right.
+_MAX_CODES: Final = 3
 _LIMIT: Final = (
     "Holders of the encryption key could have forged all of this, and nobody else can verify it. "
     "More: approvals verify --help"
@@ -109,13 +119,14 @@ def approve(identifier: Id, *, user: User, as_json: AsJson = False) -> None:
     """Display exactly what is asked, then approve it with the person's code.
 
     The code is of the person's authenticator app, or a recovery code. It is asked for at a hidden
-    prompt, or read from standard input. What is asked goes to standard error.
+    prompt, or read from standard input. At the prompt, a wrong code can be corrected twice. What is
+    asked goes to standard error.
     """
     from pipelit_agents import Pipelit
 
     with Pipelit.from_env() as pipelit:
         question = _answerable(pipelit, identifier, user, ("pending",))
-        decision = pipelit.approvals.decide(question.id, user, read_secret("Code"))
+        decision = _with_code(lambda code: pipelit.approvals.decide(question.id, user, code))
         state = pipelit.approvals.get(question.id).state
     title = "Approved." if state != "pending" else "Approved; others have to approve too."
     _show_decision(title, decision, state, as_json=as_json)
@@ -141,7 +152,9 @@ def deny(
     with Pipelit.from_env() as pipelit:
         states = ("pending", "approved", "suspended")
         question = _answerable(pipelit, identifier, user, states)
-        decision = pipelit.approvals.deny(question.id, user, read_secret("Code"), reason=reason)
+        decision = _with_code(
+            lambda code: pipelit.approvals.deny(question.id, user, code, reason=reason)
+        )
     _show_decision("Denied.", decision, "denied", as_json=as_json)
 
 
@@ -308,9 +321,25 @@ def _answerable(
     return question
 
 
+def _with_code(answer: Callable[[str], ApprovalDecision]) -> ApprovalDecision:
+    """Read a code and answer with it; at a terminal, ask again after a wrong one."""
+    for _ in range(_MAX_CODES - 1 if at_a_terminal() else 0):
+        try:
+            return answer(_typed_code())
+        # The error of a limit on wrong codes is another one, and ends this.
+        except (CodeRejected, MalformedCode) as error:
+            print_wrapped(f"{safe(str(error))} (to stop, press Ctrl-C)", err=True)
+    return answer(read_secret("Code"))
+
+
+def _typed_code() -> str:
+    try:
+        return read_secret("Code")
+    except ValueError:
+        raise MalformedCode("no code was typed") from None
+
+
 def _show_decision(title: str, decision: ApprovalDecision, state: str, *, as_json: bool) -> None:
     fields: dict[str, object] = {"id": decision.id, "state": state, "digest": decision.digest}
-    fields |= decision_document(decision)
-    if not as_json:
-        fields = {name: value for name, value in fields.items() if value != ""}
+    fields |= decision_document(decision) if as_json else decision_in_words(decision)
     show(title, fields, as_json=as_json)

@@ -17,21 +17,34 @@ from pipelit_agents.exact import exact_json, exact_line, unpadded, warnings
 if TYPE_CHECKING:
     from pipelit_agents import ApprovalDecision, ApprovalRequest
 
-__all__ = ["decision_document", "display", "document", "show_all", "show_pending"]
+__all__ = [
+    "decision_document",
+    "decision_in_words",
+    "display",
+    "document",
+    "show_all",
+    "show_pending",
+]
 
 # Characters of what is asked, in a wide terminal. A narrower one cuts it.
 _MAX_WHAT: Final = 40
 _PENDING: Final = columns_of(
-    Column("id", "id", head=True), Column("what", "cut"), Column("asked by", "id"), "left"
+    Column("id", "id", head=True),
+    Column("what", "cut"),
+    Column("asked by", "id"),
+    Column("thread", "cut"),
+    Column("asked", "time"),
+    "left",
 )
 _ALL: Final = columns_of(
-    Column("id", "id", head=True), Column("what", "cut"), "state", Column("asked", "date")
+    Column("id", "id", head=True), Column("what", "cut"), "state", Column("asked", "time")
 )
 _NOTHING_WAITS: Final = "No question waits for an answer. For all questions: add --all"
 # After a crash, somebody has to find out whether these calls took effect.
 _NO_RESULT: Final = ", and no result is stored: the tool is running, or its process ended before"
-# Characters that a terminal of 80 columns and 24 lines shows together with the facts.
+# Characters and lines that a terminal of 80 columns and 24 lines shows together with the facts.
 _MAX_SCREEN: Final = 1_000
+_MAX_LINES: Final = 12
 _FACTORS: Final = {
     "plain": "a code of the authenticator app",
     "recovery": "a recovery code",
@@ -48,6 +61,8 @@ def show_pending(found: Sequence[ApprovalRequest]) -> None:
             "id": each.id,
             "what": _brief(each),
             "asked by": each.asked_by,
+            "thread": each.thread,
+            "asked": each.created_at,
             "left": _left(each.expires_at, now),
         }
         for each in found
@@ -103,7 +118,7 @@ def _facts_and_answers(question: ApprovalRequest, exact: str) -> Iterator[str]:
 
 
 def _warnings(question: ApprovalRequest, exact: str) -> Iterator[str]:
-    if len(exact) > _MAX_SCREEN:
+    if _is_long(exact):
         yield (
             "  WARNING: the beginning may have scrolled away: read all of it with: pipelit-agents "
             f"approvals show {question.id} | less"
@@ -115,7 +130,7 @@ def _warnings(question: ApprovalRequest, exact: str) -> Iterator[str]:
 def _facts(question: ApprovalRequest, exact: str) -> Mapping[str, str]:
     return {
         "id": question.id,
-        "above": f"{len(exact):,} characters in {exact.count(chr(10)) + 1:,} lines",
+        **({"length of the text above": _length(exact)} if _is_long(exact) else {}),
         "digest": question.digest,
         "state": question.state + (_NO_RESULT if _is_unfinished(question) else ""),
         **({} if question.used_at is None else {"used at": moment(question.used_at)}),
@@ -125,6 +140,14 @@ def _facts(question: ApprovalRequest, exact: str) -> Mapping[str, str]:
         "asked at": moment(question.created_at),
         "expires at": moment(question.expires_at),
     }
+
+
+def _is_long(exact: str) -> bool:
+    return len(exact) > _MAX_SCREEN or exact.count("\n") >= _MAX_LINES
+
+
+def _length(exact: str) -> str:
+    return f"{len(exact):,} characters in {exact.count(chr(10)) + 1:,} lines"
 
 
 def document(question: ApprovalRequest) -> dict[str, object]:
@@ -167,6 +190,16 @@ def decision_document(decision: ApprovalDecision) -> dict[str, object]:
         "proven": decision.proven,
         "at": moment(decision.at),
         "reason": decision.reason,
+    }
+
+
+def decision_in_words(decision: ApprovalDecision) -> dict[str, object]:
+    """Return an answer for a person."""
+    return {
+        "answered by": decision.actor,
+        "with": _FACTORS.get(decision.factor, decision.factor),
+        "at": moment(decision.at),
+        **({"reason": decision.reason} if decision.reason else {}),
     }
 
 

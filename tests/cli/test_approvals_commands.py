@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from command_line import root, typed
+from terminal import Terminal
 from test_mfa import app_of
 from typer.testing import Result
 
@@ -109,8 +110,13 @@ def document(done: Result) -> Any:
 def test_what_waits_is_listed_in_80_columns(office: Office) -> None:
     """The id is complete, so that it can be copied; the rest is folded or cut."""
     asker = "agent_" + "x" * 60
-    found = [office.ask({"note": "y" * 300}, asked_by=asker), office.ask("pay 90", "bob")]
+    found = [
+        office.ask({"note": "y" * 300}, asked_by=asker, thread="thread_7"),
+        office.ask("pay 90", "bob"),
+    ]
     done = approvals("list")
+    assert "thread_7" in done.stdout
+    assert "asked: " in done.stdout
     assert done.exit_code == 0
     assert all(len(line) <= 80 for line in done.stdout.splitlines()), done.stdout
     assert all(each in done.stdout for each in found)
@@ -169,6 +175,24 @@ def test_the_person_sees_it_before_the_code_is_read(office: Office) -> None:
     assert f"digest: {decided['digest']}" in done.stderr
     with office.open() as pipelit:
         assert pipelit.approvals.require(decided["digest"], approvers=["alice"]).actor == "alice"
+
+
+@pytest.mark.process
+def test_a_wrong_code_is_asked_for_again(office: Office) -> None:
+    """At a terminal, twice; the question is displayed once, and the answer is in words."""
+    terminal = Terminal("approvals", "approve", office.ask(), "--user", "alice")
+    shown = terminal.until("Code: ")
+    assert '"pay": 90' in shown
+    # Nothing to scroll back to.
+    assert "length" not in shown
+    for wrong, said in (("", "no code was typed"), ("000000", "not accepted")):
+        terminal.type(f"{wrong}\n")
+        assert said in terminal.until("Code: ")
+    terminal.type(f"{office.code('alice')}\n")
+    code, rest = terminal.end()
+    assert code == 0, rest
+    assert "with: a recovery code" in rest
+    assert terminal.seen.count('"pay": 90') == 1
 
 
 def test_a_denial_has_a_reason(office: Office) -> None:

@@ -148,6 +148,13 @@ def test_a_person_has_a_role(ready: Run) -> None:
     assert (refused.exit_code, "'operator' or 'member'" in refused.stderr) == (1, True)
 
 
+def test_a_person_has_no_owner_and_no_purpose(ready: Run) -> None:
+    """The fields that only agents have aren't shown for people."""
+    assert "owner" not in ready("users", "show", "alice").stdout
+    assert "owner: alice" in ready("agents", "show", "agent_writer").stdout
+    assert "nobody" not in ready("users", "list").stdout
+
+
 def test_an_agent_has_a_purpose(ready: Run) -> None:
     """A blank one is refused, by the name of the option."""
     done = ready("agents", "create", "agent_x", "--owner", "alice", "--purpose", " ")
@@ -192,6 +199,19 @@ def test_init_keeps_what_else_is_in_the_file(run: Run, folder: Path) -> None:
     assert lines[0] == "OTHER=1"
     assert lines[1].startswith("FIELD_ENCRYPTION_KEY=")
     assert stat.S_IMODE((folder / ".env").stat().st_mode) == 0o600
+
+
+def test_init_warns_once_of_a_line_that_is_no_setting(
+    run: Run, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It may be another program's, so it is ignored; the settings are read several times."""
+    (folder / ".env").write_text("OTHER=1\nno setting of ours\n")
+    assert run("init").exit_code == 0
+    assert run("users", "create", "alice").exit_code == 0
+    assert [each.getMessage() for each in caplog.records] == [
+        "warning: line 2 of .env can't be read and is ignored: write NAME=VALUE, or begin the line "
+        "with #"
+    ] * 2
 
 
 def test_init_refuses_a_key_that_is_none(run: Run, folder: Path) -> None:

@@ -74,6 +74,12 @@ def test_the_command_runs_it_without_a_terminal() -> None:
     assert done.returncode == 0, done.stderr
     assert "reader_1: verified" in done.stdout
     assert done.stdout.count("refused:") == 5
+    refusals = done.stdout.partition("5. The refusals")[2]
+    assert [refusals.count(each) for each in ("wrong proof", "wrong code", "not asked")] == [
+        2,
+        1,
+        1,
+    ]
     assert "All as promised" in done.stdout
 
 

@@ -248,7 +248,7 @@ MALFORMED = {
     "owner": ("owner: ann", "owner: Ann B", r"agent_boss\.owner: 'Ann B' is not a username"),
     "type": ("purpose: reads", "purpose: 3", r"agents\.agent_reader\.purpose: must be text"),
     "bool": (*ADDED, "may_create_agents: sure", "must be true or false"),
-    "name": ("agent_reader", "Agent D", r"yaml: agents: 'Agent D' is not a username: 1 to"),
+    "name": ("agent_reader", "Agent D", r"yaml: agents: 'Agent D' is not a username"),
     "key name": ("laptop", "../laptop", "also the name of its file"),
     "secret": ("{env: CRM_PASSWORD}", SECRET, r"fields\.password: a secret isn't written in this"),
     "two sources": ("{env: CRM_PASSWORD}", "{env: A, file: b}", "name one source"),
