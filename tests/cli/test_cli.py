@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 import shlex
 import stat
 import subprocess
@@ -133,6 +134,17 @@ def test_an_argument_has_one_name() -> None:
             if each.param_type_name == "argument":
                 assert each.metavar, (path, each.name)
                 assert each.metavar == each.metavar.upper(), (path, each.metavar)
+
+
+def test_the_package_runs_as_the_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`python -m pipelit_agents` is the command, by its own name."""
+    monkeypatch.setattr(sys, "argv", ["pipelit_agents", "users", "list", "--help"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("pipelit_agents", run_name="__main__")
+    assert ended.value.code == 0
+    assert "Usage: pipelit-agents users list" in capsys.readouterr().out
 
 
 def test_a_person_has_a_role(ready: Run) -> None:
