@@ -225,7 +225,9 @@ def _usage(root: _Command, error: _UsageError, words: list[str]) -> list[str]:
     command, path = _reached(root, words)
     rest = words[path.count(" ") :]
     said = _said(root, kind, error, command, words, rest)
-    if _NEVER_TYPED not in said and _may_have_a_secret(command, rest):
+    # A comment is copied with the command; only what comes before it was typed.
+    typed = rest[: rest.index("#")] if "#" in rest else rest
+    if _NEVER_TYPED not in said and _may_have_a_secret(command, typed):
         said = f"{said}. {_NEVER_TYPED}"
     return [*lines, f"error: {safe(said)}", f"See: {path} --help"]
 
@@ -279,6 +281,8 @@ def _said(
         what = "a command is missing" if missing else "there is no such command"
         close = "" if missing else _meant(root, command, words, rest)
         return f"{what}{close}; available commands: {', '.join(_shown(command))}"
+    if kind == "UsageError" and "#" in rest:
+        return "your shell doesn't take # as a comment: leave it out, and what follows it"
     if kind == "UsageError":
         return f"there are more arguments than the command takes. {_NEVER_TYPED}"
     return "the command line can't be read"

@@ -392,6 +392,8 @@ def test_no_error_repeats_what_was_typed_where_a_secret_may_be(
         (["users", "list", "--password=x"], "--json. no command takes a secret"),
         (["users", "list", "-psecret"], "there is no such option. no command takes a secret"),
         (["check", "--deploy=yes"], "--deploy takes no value"),
+        (["init", "#", "a", "key"], "your shell doesn't take # as a comment: leave it out"),
+        (["init", "se-cr3t", "#", "a", "key"], "if you typed one, replace it"),
     ],
 )
 def test_what_cannot_be_read_is_said_in_the_commands_own_words(
@@ -404,7 +406,14 @@ def test_what_cannot_be_read_is_said_in_the_commands_own_words(
 
 
 @pytest.mark.parametrize(
-    "words", [["users", "add", "bob"], ["users"], ["audti"], ["users", "create"]]
+    "words",
+    [
+        ["users", "add", "bob"],
+        ["users"],
+        ["audti"],
+        ["users", "create"],
+        ["init", "#", ".env", "with", "a", "new", "key"],
+    ],
 )
 def test_a_typing_error_is_no_secret(run: Run, words: list[str]) -> None:
     """The advice to replace a secret is for words that may be one."""
