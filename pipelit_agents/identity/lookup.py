@@ -191,8 +191,7 @@ def require_local_agent(username: str, row: AccountRow | None) -> AccountRow:
         typed = "NAME" if may_be_secret(username) else username
         raise UserNotFound(
             f"there is no account {quoted(username)}; see all agents with: pipelit-agents agents "
-            "list; create this one with users.create_agent or: pipelit-agents agents create "
-            f"{typed} --owner … --purpose …",
+            f"list; create it with: pipelit-agents agents create {typed} --owner … --purpose …",
             username=recordable(username),
         )
     if row.domain:

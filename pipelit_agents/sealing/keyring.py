@@ -74,8 +74,7 @@ class Keyring:
         if not cleaned:
             raise ConfigurationError(
                 f"{KEY_SETTING} is not set, so nothing can be encrypted or decrypted. Set it to "
-                f"the key of your database, or restore your .env; for a new database, make one "
-                f"with: {MAKE_A_KEY}"
+                f"the key of your database, or restore .env; for a new database: {MAKE_A_KEY}"
             )
         raw = []
         for position, key in enumerate(cleaned, 1):
