@@ -428,9 +428,14 @@ def _agent_of(child: VerifiedChild | RemoteChild) -> str:
 def _check_child(child: object) -> None:
     if isinstance(child, RemoteChild):
         return
+    if isinstance(child, Agent):
+        raise TypeError(
+            "child is the handle of an agent: pass the lead's handle first, and then what "
+            "verified_child(graph, agent) returns"
+        )
     if not isinstance(child, VerifiedChild):
         raise TypeError(
-            f"child can't prove its answers, it is a {type(child).__name__}: wrap its graph with "
+            f"child can't prove its answers, it is of type {type(child).__name__}: wrap its graph with "
             'verified_child(graph, pipelit.agent("agent_researcher")), or use remote_child(…)'
         )
     outputs = child.graph.output_channels

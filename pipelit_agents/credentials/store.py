@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import inspect
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -493,6 +494,11 @@ class Credentials:
         references: Mapping[str, str],
         returned: str = "the node's return value",
     ) -> Callable[[Callable[P, R]], Callable[..., R]]:
+        if inspect.isroutine(agent):
+            raise TypeError(
+                "the decorator needs parentheses, with a parameter and its credential, for example "
+                '(api_key="openai")'
+            )
         if agent is not None and not isinstance(agent, Agent):
             raise TypeError(
                 "agent must be the handle of the agent that opens the secrets, such as "

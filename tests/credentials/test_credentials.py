@@ -292,6 +292,13 @@ def test_outside_a_node_nothing_is_revealed(pipelit: Pipelit) -> None:
     assert (entry.outcome, entry.reason) == ("refused", "outside a node")
 
 
+@pytest.mark.parametrize("name", ["inject", "tool"])
+def test_a_decorator_without_parentheses_says_so(pipelit: Pipelit, name: str) -> None:
+    """The function arrives in the place of the agent."""
+    with pytest.raises(TypeError, match="the decorator needs parentheses"):
+        getattr(pipelit.credentials, name)(lambda state: state)
+
+
 def test_inject_needs_a_credential(pipelit: Pipelit) -> None:
     """A decorator without a reference is refused when it is made."""
     with pytest.raises(TypeError, match="inject needs at least one parameter"):

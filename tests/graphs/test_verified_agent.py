@@ -1078,7 +1078,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "child": (
         {"child": "agent_researcher"},
         TypeError,
-        "child can't prove its answers, it is a str",
+        "child can't prove its answers, it is of type str",
     ),
 }
 
@@ -1090,6 +1090,12 @@ def test_a_mistake_is_named_at_once(team: Team, name: str) -> None:
     given: dict[str, Any] = {"lead": team.lead, "child": team.child()} | options
     with pytest.raises(error, match=words):
         verified_agent(given.pop("lead"), given.pop("child"), **given)
+
+
+def test_arguments_in_the_wrong_order_are_named(team: Team) -> None:
+    """The lead comes first, and the child isn't a handle."""
+    with pytest.raises(TypeError, match="child is the handle of an agent: pass the lead's handle"):
+        verified_agent(team.child(), team.lead)  # type: ignore[arg-type]
 
 
 def test_a_step_that_cannot_receive_a_config_is_refused() -> None:
@@ -1115,7 +1121,9 @@ def test_a_child_without_messages_is_refused(team: Team) -> None:
     for refused in (graph(Neither), graph(ChildState, output_schema=Neither)):
         with pytest.raises(TypeError, match="the output of its graph has no 'messages'"):
             verified_agent(team.lead, verified_child(refused, agent))
-    with pytest.raises(TypeError, match="can't prove its answers, it is a CompiledStateGraph"):
+    with pytest.raises(
+        TypeError, match="can't prove its answers, it is of type CompiledStateGraph"
+    ):
         verified_agent(team.lead, graph(OnlyIn))
 
 
