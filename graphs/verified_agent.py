@@ -435,7 +435,7 @@ def _check_child(child: object) -> None:
         )
     if not isinstance(child, VerifiedChild):
         raise TypeError(
-            f"child can't prove its answers, it is of type {type(child).__name__}: wrap its graph with "
+            f"child can't prove its answers, as a {type(child).__name__}: wrap its graph with "
             'verified_child(graph, pipelit.agent("agent_researcher")), or use remote_child(…)'
         )
     outputs = child.graph.output_channels

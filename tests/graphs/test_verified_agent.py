@@ -1078,7 +1078,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "child": (
         {"child": "agent_researcher"},
         TypeError,
-        "child can't prove its answers, it is of type str",
+        "child can't prove its answers, as a str",
     ),
 }
 
@@ -1121,9 +1121,7 @@ def test_a_child_without_messages_is_refused(team: Team) -> None:
     for refused in (graph(Neither), graph(ChildState, output_schema=Neither)):
         with pytest.raises(TypeError, match="the output of its graph has no 'messages'"):
             verified_agent(team.lead, verified_child(refused, agent))
-    with pytest.raises(
-        TypeError, match="can't prove its answers, it is of type CompiledStateGraph"
-    ):
+    with pytest.raises(TypeError, match="can't prove its answers, as a CompiledStateGraph"):
         verified_agent(team.lead, graph(OnlyIn))
 
 
