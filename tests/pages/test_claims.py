@@ -301,6 +301,13 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "a_lock_stays_the_longest_for_years",
         ]
     },
+    "After each lock, one attempt": {
+        "ledger": [
+            "ten_failures_in_a_row_lock_the_pair_for_15_minutes",
+            "locks_double_and_give_one_try_each",
+            "a_lock_stays_the_longest_for_years",
+        ]
+    },
     "Each further failure doubles": {
         "ledger": [
             "ten_failures_in_a_row_lock_the_pair_for_15_minutes",
@@ -308,7 +315,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "a_lock_stays_the_longest_for_years",
         ]
     },
-    "A right code ends the lock, and": {
+    "A right code, `users unlock`": {
         "ledger": [
             "a_success_ends_the_row",
             "unlocking_forgets_every_lock_and_nothing_that_was_spent",
@@ -351,8 +358,8 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
         ],
         "ledger": ["a_policy_that_is_taken_keeps_the_promise"],
     },
-    "One guess is right with a chance": {"ledger": ["a_policy_that_is_taken_keeps_the_promise"]},
-    "A lane in which no code is right": {"ledger": ["a_policy_that_is_taken_keeps_the_promise"]},
+    "The chance that a single guess": {"ledger": ["a_policy_that_is_taken_keeps_the_promise"]},
+    "A lane that receives no right": {"ledger": ["a_policy_that_is_taken_keeps_the_promise"]},
     "Such resets allow 103 more": {"ledger": ["a_right_code_forgives_only_so_many_guesses_a_year"]},
     "Three quarters of this allowance": {
         "ledger": ["a_right_code_forgives_only_so_many_guesses_a_year"]
@@ -649,7 +656,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
         ],
         "found_children": ["functions_of_two_tenants_share_no_record"],
     },
-    "If a local child ends the process": {
+    "If a local child raises `SystemExit`": {
         "contained_exits": [
             "what_ends_a_process_ends_a_child",
             "a_persons_ctrl_c_ends_the_run_on_the_event_loop",
@@ -663,7 +670,11 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "a_persons_ctrl_c_ends_the_run_on_the_main_thread",
         ]
     },
-    "The status `verified` says who": {
+    "The status `verified` proves": {
+        "accepted_messages": ["no_message_of_a_child_steers_its_parent"],
+        "values": ["a_class_is_never_found_by_its_name"],
+    },
+    "It doesn't mean that the answer": {
         "accepted_messages": ["no_message_of_a_child_steers_its_parent"],
         "values": ["a_class_is_never_found_by_its_name"],
     },
@@ -694,7 +705,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
     "Without a proven answer it raises": {
         "verified_agent": ["a_failure_ends_the_run_by_default", "a_collected_failure_is_no_answer"]
     },
-    "Of the messages that a": {"answer_content": ["words_of_another_agent_are_no_answer"]},
+    "Only the messages that a child": {"answer_content": ["words_of_another_agent_are_no_answer"]},
     "A child has ten seconds, or the": {
         "possession": ["a_child_that_hangs_is_given_up", "it_holds_no_thread_of_anybodys"]
     },
@@ -1198,11 +1209,23 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "a_private_key_is_found_in_every_format",
         ]
     },
+    "A private key is found in each": {
+        "parts": [
+            "a_secret_is_found_decoded_and_rewritten",
+            "a_private_key_is_found_in_every_format",
+        ]
+    },
     "For a value of any other type,": {"written_forms": ["every_form_is_searched"]},
     "Bound methods, partials, generators": {"written_forms": ["every_form_is_searched"]},
     "The code of such values,": {"written_forms": ["what_hangs_is_left_behind"]},
     "If the code takes longer": {"written_forms": ["what_hangs_is_left_behind"]},
-    "So an object with a hanging `repr`": {
+    "So an object in the state whose": {
+        "written_forms": [
+            "a_type_that_hangs_is_waited_for_once",
+            "slow_values_use_up_only_the_time_of_their_type",
+        ]
+    },
+    "Several slow objects of one type": {
         "written_forms": [
             "a_type_that_hangs_is_waited_for_once",
             "slow_values_use_up_only_the_time_of_their_type",
@@ -1214,7 +1237,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "slow_values_use_up_only_the_time_of_their_type",
         ]
     },
-    "All code of values in one search": {
+    "In one search, the code of all": {
         "written_forms": [
             "what_nobody_had_time_for_is_refused",
             "values_that_no_thread_can_read_are_refused",
@@ -1242,14 +1265,14 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "tools_may_give_back_what_they_were_given",
         ]
     },
-    "It may also be in": {
+    "Such a text may also be in": {
         "given_to_nodes": [
             "what_was_given_may_be_given_back",
             "answers_and_stored_values_may_be_given_back",
             "tools_may_give_back_what_they_were_given",
         ]
     },
-    "Its input is the state, messages,": {
+    "A node's input is the state,": {
         "given_to_nodes": [
             "what_was_given_may_be_given_back",
             "answers_and_stored_values_may_be_given_back",
@@ -1276,14 +1299,14 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
     },
     "If a credential is a": {"parts": ["the_secrets_in_a_document_are_found"]},
     "These are the passwords and": {"parts": ["the_secrets_in_a_document_are_found"]},
-    "Names of fields are read as words,": {
+    "The words of a field's name": {
         "parts": ["names_are_read_as_words", "ordinary_values_are_no_secrets"],
         "honest": [
             "an_honest_node_with_a_secret_is_not_refused",
             "an_honest_node_with_all_secrets_is_not_refused",
         ],
     },
-    "If the name doesn't decide it,": {
+    "If the name doesn't decide,": {
         "parts": ["names_are_read_as_words", "ordinary_values_are_no_secrets"],
         "honest": [
             "an_honest_node_with_a_secret_is_not_refused",
@@ -1541,7 +1564,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "the_rows_of_a_call_are_there_together",
         ]
     },
-    "A filter of `list` uses the decrypted": {
+    "The `filter` of `list` is": {
         "filters": [
             "it_lists_what_a_saver_with_everything_in_clear_lists",
             "a_copy_in_clear_that_is_missing_lists_nothing_that_differs",
@@ -1719,6 +1742,22 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "waiting_questions_are_not_too_long_to_list",
         ]
     },
+    "The displayed texts of these": {
+        "tool_calls": [
+            "limits_of_waiting_questions",
+            "a_person_asks_so_many_questions",
+            "a_thread_without_a_person_asks_so_many_questions",
+            "waiting_questions_are_not_too_long_to_list",
+        ]
+    },
+    "Further questions are refused.": {
+        "tool_calls": [
+            "limits_of_waiting_questions",
+            "a_person_asks_so_many_questions",
+            "a_thread_without_a_person_asks_so_many_questions",
+            "waiting_questions_are_not_too_long_to_list",
+        ]
+    },
     "A planted row, with values of": {
         "planted_rows": [
             "planted_rows_are_in_nobodys_way",
@@ -1752,7 +1791,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
         "display": ["a_question_is_shown_whole_and_exactly"],
         "static_files": ["whatever_is_approved_is_in_the_page_as_a_whole"],
     },
-    "Characters that hide, cover or": {
+    "Long runs of spaces and characters": {
         "approvals_commands": [
             "what_misleads_is_escaped",
             "foreign_letters_are_named",
@@ -1764,7 +1803,19 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
         "display": ["a_question_is_shown_whole_and_exactly"],
         "static_files": ["whatever_is_approved_is_in_the_page_as_a_whole"],
     },
-    "The time to display it depends": {
+    "Letters of other alphabets and": {
+        "approvals_commands": [
+            "what_misleads_is_escaped",
+            "foreign_letters_are_named",
+            "signs_that_look_like_others_are_named",
+            "padding_draws_no_line",
+            "a_warning_is_the_last_line",
+            "a_long_value_has_a_warning",
+        ],
+        "display": ["a_question_is_shown_whole_and_exactly"],
+        "static_files": ["whatever_is_approved_is_in_the_page_as_a_whole"],
+    },
+    "The time to display a question": {
         "approvals_commands": [
             "a_deep_value_is_no_longer_than_it_is",
             "the_beginning_of_a_value_is_escaped_and_cut",
@@ -1898,7 +1949,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "a_value_that_is_written_meanwhile_is_not_overwritten",
         ]
     },
-    "The command says that an older": {
+    "Before the command reports that": {
         "rotation": ["checkpoints_are_counted"],
         "rotation_columns": [
             "an_applications_columns_are_counted_and_rotated",
@@ -2105,17 +2156,20 @@ LIMITS: Final = (
     "The server distinguishes 100,000",
     "If there are more, the",
     "Each process of a server has",
-    "`checkpoint_serializer` can't",
+    "On an event loop, only",
     "Anyone who can write to the database",
     "The replaced key is then",
     "It doesn't apply in a",
     "It prevents mistakes, but it",
     "A password of ordinary words",
-    "Deleted checkpoints aren't detected,",
+    "Deleted checkpoints aren't detected.",
+    "If all writes of a call were",
     "If an older copy of",
     "A thread then continues from",
     "A run that acts for",
-    "On SQLite, a planted number that",
+    "On SQLite, an entry that is planted",
+    "The distance also shrinks",
+    "`audit verify` still names the",
     "A process that is killed loses",
     "A write that has begun is completed.",
 )
