@@ -150,7 +150,7 @@ def _schema(spec: Mapping[str, Any], title: str, schema: Mapping[str, Any]) -> l
     rows = [
         (
             f"`{name}`",
-            _type(spec, each) + ("" if name in needed else ", may be left out"),
+            _type(spec, each) + ("" if name in needed else ", optional"),
             _about(each),
         )
         for name, each in found.get("properties", {}).items()

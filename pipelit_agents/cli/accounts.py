@@ -126,7 +126,7 @@ def create_agent(
     username: Name,
     *,
     owner: Annotated[str, typer.Option(help="The account that owns it.")],
-    purpose: Annotated[str, typer.Option(help="What it is for, in a few words.")],
+    purpose: Annotated[str, typer.Option(help="The purpose of the agent, in a few words.")],
     may_create_agents: Annotated[
         bool | None,
         typer.Option(

@@ -36,7 +36,7 @@ def apply(
 ) -> None:
     """Make the accounts, API keys and credentials that a YAML file declares.
 
-    What is there and fits is left alone. New API keys are written to files that only you can read,
+    Entries that already agree with the file are left unchanged. New API keys are written to files that only you can read,
     in the folder that the file names, and are never printed.
     """
     from pipelit_agents import Pipelit

@@ -96,7 +96,7 @@ def list_questions(
 @approvals.command("show", epilog=example("approvals show ID"))
 @reporting
 def show_question(identifier: Id, *, as_json: AsJson = False) -> None:
-    """Show a question with exactly what is asked, and who answered it, when and how.
+    """Show the exact question, and each answer with its person, time and factor.
 
     Characters that could hide something or change the order of reading are escaped. Letters of
     other alphabets and other signs are named, because they may look like ASCII ones.
@@ -116,11 +116,11 @@ def show_question(identifier: Id, *, as_json: AsJson = False) -> None:
 @approvals.command("approve", epilog=example("approvals approve ID --user alice"))
 @reporting
 def approve(identifier: Id, *, user: User, as_json: AsJson = False) -> None:
-    """Display exactly what is asked, then approve it with the person's code.
+    """Display the exact question, then approve it with the person's code.
 
     The code is of the person's authenticator app, or a recovery code. It is asked for at a hidden
-    prompt, or read from standard input. At the prompt, a wrong code can be corrected twice. What is
-    asked goes to standard error.
+    prompt, or read from standard input. At the prompt, a wrong code can be corrected twice. The
+    question goes to standard error.
     """
     from pipelit_agents import Pipelit
 
@@ -143,7 +143,7 @@ def deny(
     ] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Display exactly what is asked, then deny it with the person's code.
+    """Display the exact question, then deny it with the person's code.
 
     The code is read as `approvals approve` reads it. An approval can be denied until it is used.
     """
@@ -172,7 +172,7 @@ def export(
         bool,
         typer.Option(
             "--with-arguments",
-            help="Also write what was asked, and the reasons of denials, in clear.",
+            help="Also write the displayed values and the reasons of denials, unencrypted.",
         ),
     ] = False,
     as_json: Annotated[
@@ -180,11 +180,12 @@ def export(
         typer.Option("--json", help="With FILE, print one JSON document; the export always is."),
     ] = False,
 ) -> None:
-    """Export the whole register as JSON Lines: questions, answers, uses, and what the audit has.
+    """Export the whole register as JSON Lines: questions, answers, uses, audit entries.
 
-    All tags are in it, and the last line is a seal, so that `approvals verify FILE` detects a file
-    that was edited or cut. Keep the encryption key of its time with it. Times are Unix seconds.
-    Export with --with-arguments only to where what was asked may be read.
+    The export has all tags, and its last line is a seal, so that `approvals verify FILE` detects a
+    file that was edited or shortened. Also keep the encryption key that is in use at the time of
+    the export. Times are Unix seconds. With --with-arguments, export only to a place where
+    everybody may read the displayed values.
     """
     from pipelit_agents import Pipelit
 
@@ -221,15 +222,15 @@ def verify(
 ) -> None:
     """Verify the register, or an export of it. Exit code 1 means that something is wrong.
 
-    Every tag is verified, and that states, answers, uses and the audit fit together: each use had
-    enough valid approvals of the people who were asked, once, in its time.
+    The command verifies every tag. It also verifies that states, answers, uses and the audit agree:
+    each use had enough valid approvals of the people who were asked, once, within the time limit.
 
-    What this can't show: the tags are HMACs, so only those who have the encryption key can verify
-    them, and all of them could also have forged the whole register. It proves nothing against
-    you. If rows were deleted with entries of the audit that weren't sealed yet, or all of the
-    database was replaced by an older copy, only an export that you kept shows it (--against). A
-    code shows that the person's app or recovery code was there, not that the person read what
-    was asked.
+    The command has limits. The tags are HMACs, so only those who have the encryption key can verify
+    them, and all of them could also have forged the whole register. So it doesn't prove anything to
+    people who don't trust you. If rows were deleted with entries of the audit that weren't sealed
+    yet, or all of the database was replaced by an older copy, only an export that you kept shows it
+    (--against). A code shows that the person's app or a recovery code was used, and not that the
+    person read the question.
     """
     from pipelit_agents import Pipelit
 

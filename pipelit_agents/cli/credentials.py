@@ -69,7 +69,7 @@ def put(
     name: Name,
     context: typer.Context,
     *,
-    kind: Annotated[str, typer.Option(help="What it is used for, such as llm.")],
+    kind: Annotated[str, typer.Option(help="The use of the secret, such as llm.")],
     created_by: Annotated[str, typer.Option(help="Who stores it, for the record.")],
     field: Annotated[
         list[str] | None,
@@ -201,7 +201,7 @@ def try_credential(
     """Ask a credential's service whether it accepts it.
 
     Exit code 0 means that it does, 1 that it doesn't or gave no answer about it, and 3 that nothing
-    is known about how to test it. What the service answers is never shown.
+    is known about how to test it. The service's answer is never shown.
     """
     import dataclasses
 

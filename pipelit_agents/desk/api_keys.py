@@ -34,7 +34,7 @@ class ApiKey(OwnKey):
     """A description of an API key, without the key."""
 
     revoked_at: datetime | None = Field(
-        description="The time of its revocation, UTC; null without one."
+        description="The time of its revocation, UTC; null if it wasn't revoked."
     )
 
 

@@ -99,7 +99,7 @@ class QuestionBrief(Answer):
 
 
 class Question(QuestionBrief):
-    """A question with exactly what is asked, and with its answers."""
+    """The exact question, with its answers."""
 
     shown: JsonValue = Field(
         description="What is asked, as JSON; null if only its digest is known. Numbers can be "
@@ -183,7 +183,7 @@ def list_register(
 @router.get("/{id}", summary="Get a question")
 @takes_long
 def get_question(home: Home, caller: PersonCaller, identifier: Identifier) -> Question:
-    """Return a question with exactly what is asked.
+    """Return the exact question.
 
     For those who are asked it, who asked it, and operators.
     """

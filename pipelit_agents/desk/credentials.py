@@ -96,7 +96,7 @@ class Credential(Answer):
 
     scope: Scope = Field(description="`shared`, or `own` for the caller's own.")
     name: str = Field(description="The credential's name.", examples=["openai"])
-    kind: str = Field(description="What it is for.", examples=["llm"])
+    kind: str = Field(description="The use of the credential.", examples=["llm"])
     masked: str = Field(
         description="`…` and the last four characters of the secret, of several each by its name. "
         "Of a secret with fewer than 12 characters, also at the end of a document or a URL, and of "
@@ -137,7 +137,9 @@ class CredentialPut(Credential):
 class CredentialToStore(Request):
     """A secret to store, or several by name. Pass one of `value` and `fields`."""
 
-    kind: str = Field(min_length=1, max_length=64, description="What it is for.", examples=["llm"])
+    kind: str = Field(
+        min_length=1, max_length=64, description="The use of the credential.", examples=["llm"]
+    )
     value: SecretText | None = Field(
         None, description="The secret.", examples=["sk-an-example-0123456789"]
     )
@@ -212,7 +214,9 @@ class CredentialTestResult(Answer):
         description="The server that was asked; empty if none was.",
         examples=["https://api.openai.com"],
     )
-    status: int | None = Field(description="The HTTP status of its answer; null without one.")
+    status: int | None = Field(
+        description="The HTTP status of its answer; null if there is no answer."
+    )
 
 
 def _reaching(

@@ -35,10 +35,10 @@ class OwnKey(Answer):
     masked: str = Field(description="`…` and the key's last four characters.", examples=["…x7Qz"])
     created_at: Moment
     expires_at: datetime | None = Field(
-        description="The time from which it isn't accepted, UTC; null without one."
+        description="The time from which it isn't accepted, UTC; null if it doesn't expire."
     )
     last_used_at: datetime | None = Field(
-        description="The time of its last use to within a minute, UTC; null without one."
+        description="The time of its last use, to within a minute, UTC; null if it was never used."
     )
 
 

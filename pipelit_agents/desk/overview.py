@@ -29,7 +29,7 @@ class Locked(Answer):
 
     username: str = Field(description="The account.", examples=["agent_writer"])
     lane: str = Field(description="The lane's name, to unlock it.", examples=["others"])
-    about: str = Field(description="What the lane counts.")
+    about: str = Field(description="The attempts that the lane counts.")
     locked_until: Moment
 
 

@@ -60,7 +60,7 @@ def enrol_second_factor(home: Home, caller: PersonCaller) -> Enrolment:
 def confirm_second_factor(home: Home, caller: PersonCaller, body: OwnCode) -> RecoveryCodes:
     """Turn the second factor on with the first code of the app. Five wrong codes end the enrolment.
 
-    From then on, what is sensitive needs a code.
+    From then on, sensitive actions need a code.
     """
     name = caller.user.username
     codes = home.mfa.confirm(name, body.code.get_secret_value())

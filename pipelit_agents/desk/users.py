@@ -126,15 +126,18 @@ class Lane(Answer):
 
     lane: str = Field(description="The lane's name, for `unlock`.", examples=["self"])
     about: str = Field(
-        description="What the lane counts.", examples=["codes that the authenticated person enters"]
+        description="The attempts that the lane counts.",
+        examples=["codes that the authenticated person enters"],
     )
     failures: int = Field(description="Failures since the last right code.", examples=[0])
-    locked_until: datetime | None = Field(description="The end of the lock, UTC; null without one.")
+    locked_until: datetime | None = Field(
+        description="The end of the lock, UTC; null if not locked."
+    )
     allowance_used: bool = Field(
         description="Whether the wrong guesses of the year are used up; `unlock` doesn't end that."
     )
     clock_trouble: str = Field(
-        description="What was stored while the clock was ahead; `unlock` fixes it."
+        description="The values that were stored while the clock was ahead; `unlock` fixes them."
     )
 
 
@@ -241,7 +244,7 @@ def list_users(
     ] = None,
     owner: Annotated[
         UsernameInQuery | None,
-        Query(description="Only what this account owns directly.", examples=["alice"]),
+        Query(description="Only accounts that this account owns directly.", examples=["alice"]),
     ] = None,
     limit: Limit = DEFAULT_LIMIT,
     after: After = None,

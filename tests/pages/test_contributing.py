@@ -239,7 +239,9 @@ def test_where_it_is_added_is_said(what: str) -> None:
     assert what[0].upper() + what[1:] in titles
     for title, steps in zip(titles, changes.split("\n### ")[1:], strict=True):
         assert re.search(r"^(1\.|-) ", steps, re.MULTILINE), title
-        assert len(re.findall(r"^Fails otherwise: ", steps, re.MULTILINE)) == 1, title
+        assert (
+            len(re.findall(r"^Tests that fail if a step is missing: ", steps, re.MULTILINE)) == 1
+        ), title
 
 
 def test_an_auditor_reads_the_whole_core() -> None:
