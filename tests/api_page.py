@@ -20,13 +20,14 @@ Written by `make api` from the OpenAPI document of the [desk](desk.md), which se
 `{PREFIX}/openapi.json` to those who have a key. All paths below begin with `{PREFIX}`, except where
 a path is given in full.
 
-- Every request but those that say so needs `Authorization: Bearer plit_…`.
+- Every request needs `Authorization: Bearer plit_…`.
 - Bodies and answers are JSON. Times are in UTC, as in `2026-01-31T09:00:00Z`. A field that isn't
   listed is refused.
 - Lists are pages of at most `limit` entries and `next`. Pass that as `after` for the next page. It
   is `null` on the last one.
-- Where it says "second factor", a person who has one sends `Pipelit-Code: 123456`: a code that her
-  authenticator app shows, or one of her recovery codes. The code is spent.
+- For an endpoint that asks for the second factor, a person who has one sends `Pipelit-Code:
+  123456`: a code that her authenticator app shows, or one of her recovery codes. The code is
+  spent.
 - Errors are problems as in RFC 9457 (`application/problem+json`): `type`, `title`, `status` and
   `detail`; `errors` with the fields that are wrong; `retry_after` in seconds.
 """

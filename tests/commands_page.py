@@ -14,7 +14,7 @@ PAGE = Path(__file__).parent.parent / "docs" / "commands.md"
 HEAD = """# Commands
 
 The command `pipelit-agents` sets up the database, manages accounts, credentials, keys and
-approvals, and lists what was decided. It reads its [settings](reference/settings.md) from the
+approvals, and lists the audited decisions. It reads its [settings](reference/settings.md) from the
 environment or from `.env`. `make commands` writes this page from the texts that
 `pipelit-agents COMMAND --help` prints.
 
@@ -23,8 +23,8 @@ environment or from `.env`. `make commands` writes this page from the texts that
 - **`--json`** prints one JSON document with complete values; `audit --json` prints a line for each
   entry. Without it, tables fit the terminal: times are short and in UTC, and names and ids are
   complete.
-- **Exit codes**: 0 means that the command did its work, 1 that something was refused or isn't well,
-  and 2 that the command was typed wrongly. `credentials test` has a fourth.
+- **Exit codes**: 0 means success, 1 that something was refused or that a problem was found, and
+  2 that the arguments are wrong. `credentials test` has a fourth.
 - **Colours** are used in a terminal only. Set `NO_COLOR=1` to turn them off.
 
 All commands:

@@ -16,7 +16,9 @@ __all__ = ["example", "expiry"]
 Name = Annotated[str, typer.Argument(help="The account's exact name.", metavar="USERNAME")]
 ExpiresIn = Annotated[
     str | None,
-    typer.Option(help="How long its API key is valid, such as 90d. By default, it doesn't expire."),
+    typer.Option(
+        help="The period of validity of its API key, such as 90d. By default, it doesn't expire."
+    ),
 ]
 
 

@@ -68,7 +68,9 @@ def create_user(
     *,
     role: Annotated[
         RoleName | None,
-        typer.Option(help="By default, an operator while there is none, and then a member."),
+        typer.Option(
+            help="By default, operator if there is no operator yet, and otherwise member."
+        ),
     ] = None,
     expires_in: ExpiresIn = None,
     as_json: AsJson = False,
@@ -182,7 +184,8 @@ def rotate_totp(
     overlap: Annotated[
         str,
         typer.Option(
-            help="How long the old secret stays valid, such as 10m. By default, it ends at once."
+            help="The time for which the old secret stays valid, such as 10m. By default, "
+            "it becomes invalid at once."
         ),
     ] = "0s",
     as_json: AsJson = False,

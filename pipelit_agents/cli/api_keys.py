@@ -53,7 +53,7 @@ def issue_key(
     name: Annotated[str, typer.Option(help="The name to list the key under.")],
     expires_in: Annotated[
         str | None,
-        typer.Option(help="How long it is valid, such as 90d. By default, it doesn't expire."),
+        typer.Option(help="The period of validity, such as 90d. By default, it doesn't expire."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

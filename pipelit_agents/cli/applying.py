@@ -36,8 +36,8 @@ def apply(
 ) -> None:
     """Make the accounts, API keys and credentials that a YAML file declares.
 
-    Entries that already agree with the file are left unchanged. New API keys are written to files that only you can read,
-    in the folder that the file names, and are never printed.
+    Entries that already agree with the file are left unchanged. New API keys are written to files
+    that only you can read, in the folder that the file names, and are never printed.
     """
     from pipelit_agents import Pipelit
     from pipelit_agents.errors import (

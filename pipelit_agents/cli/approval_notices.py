@@ -35,7 +35,7 @@ _COLUMNS: Final = columns_of(
 @reporting
 def notify(
     *,
-    webhook: Annotated[str, typer.Option(help="The address that receives the notices, https://….")],
+    webhook: Annotated[str, typer.Option(help="The URL that receives the notices, https://….")],
     credential: Annotated[
         str, typer.Option(help="The name of the credential that has the signing secret.")
     ],
@@ -44,7 +44,7 @@ def notify(
     ] = False,
     timeout: Annotated[int, typer.Option(help="For each request, in seconds.")] = 10,
     watch: Annotated[
-        bool, typer.Option("--watch", help="Go on until the command is stopped.")
+        bool, typer.Option("--watch", help="Continue until the command is stopped.")
     ] = False,
     every: Annotated[
         int,
@@ -56,9 +56,9 @@ def notify(
 ) -> None:
     """Send the notices of all questions that wait for people, if they are due.
 
-    Each notice is signed as Standard Webhooks describes it. What fails is sent again when it is
-    due: by the next run of this command, or by --watch. Exit code 1 means that a notice failed.
-    With --watch and --json, each round that sent something prints one line.
+    Each notice is signed as Standard Webhooks describes it. A notice that failed is sent again
+    when it is due: by the next run of this command, or by --watch. Exit code 1 means that a notice
+    failed. With --watch and --json, each round that sent something prints one line.
     """
     from pipelit_agents import Pipelit, Webhook
 

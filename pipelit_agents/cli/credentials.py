@@ -37,7 +37,9 @@ T = TypeVar("T")
 Name = Annotated[str, typer.Argument(help="The credential's name.", metavar="NAME")]
 Person = Annotated[
     str | None,
-    typer.Option(help="Whose own credential it is. By default the shared one is meant."),
+    typer.Option(
+        help="The person whose own credential it is. By default, the shared credential is used."
+    ),
 ]
 _REPLACE: Final = (
     "the shell's history has it now, so replace it at its issuer. Type the new one at the prompt, "
@@ -70,7 +72,7 @@ def put(
     context: typer.Context,
     *,
     kind: Annotated[str, typer.Option(help="The use of the secret, such as llm.")],
-    created_by: Annotated[str, typer.Option(help="Who stores it, for the record.")],
+    created_by: Annotated[str, typer.Option(help="The account that stores it, for the record.")],
     field: Annotated[
         list[str] | None,
         typer.Option(help="The name of a secret field, with its own prompt; may be repeated."),
@@ -139,18 +141,20 @@ def put(
 @reporting
 def list_credentials(
     *,
-    kind: Annotated[str | None, typer.Option(help="Only those of this kind.")] = None,
+    kind: Annotated[str | None, typer.Option(help="Only credentials of this kind.")] = None,
     person: Annotated[
         str | None,
-        typer.Option(help="Whose own credentials to list. By default the shared ones are listed."),
+        typer.Option(
+            help="The person whose own credentials are listed. By default, lists the shared ones."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """List the credentials, masked except for the last four characters.
 
-    Those that no key decrypts are listed too; they can be replaced and deleted.
+    Credentials that no key can decrypt are listed too. You can replace or delete them.
 
-    With --json the list has everything except for the secrets, to be exported.
+    With --json, the list contains all fields except for the secrets, for an export.
     """
     from pipelit_agents import Pipelit
 
@@ -200,8 +204,8 @@ def try_credential(
 ) -> None:
     """Ask a credential's service whether it accepts it.
 
-    Exit code 0 means that it does, 1 that it doesn't or gave no answer about it, and 3 that nothing
-    is known about how to test it. The service's answer is never shown.
+    Exit code 0 means that it does, 1 that it doesn't or that its answer isn't about the credential,
+    and 3 that there is no known way to test the credential. The service's answer is never shown.
     """
     import dataclasses
 
@@ -229,7 +233,7 @@ def delete(
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    """Delete a credential, or all that are one person's own."""
+    """Delete a credential, or all of one person's own credentials."""
     from pipelit_agents import Pipelit
 
     if every:

@@ -45,13 +45,13 @@ def serve_desk(
     ] = None,
     public_url: Annotated[
         str | None,
-        typer.Option(help="The address by which people reach it, https://….", metavar="URL"),
+        typer.Option(help="The URL under which people reach the desk, https://….", metavar="URL"),
     ] = None,
     behind_proxy: Annotated[
         list[str] | None,
         typer.Option(
             help="The address or network of a proxy that does TLS; may be repeated. Its "
-            "X-Forwarded-For is believed.",
+            "X-Forwarded-For is trusted.",
             metavar="ADDRESS",
         ),
     ] = None,
@@ -65,9 +65,9 @@ def serve_desk(
 ) -> None:
     """Serve the HTTP API and the pages for people who run agents, until it is stopped.
 
-    It listens on this machine only, unless --host says otherwise; then it needs TLS. All options
-    are settings too, PIPELIT_DESK_HOST and so on. While there is no operator, it prints a token
-    with which the first one is made.
+    It listens on this machine only. With another --host, it needs TLS. Each
+    option is also a setting, such as PIPELIT_DESK_HOST. While there is no operator, it prints a
+    token with which you create the first one.
     """
     from pipelit_agents import Pipelit
     from pipelit_agents.credentials.http_auth import is_loopback

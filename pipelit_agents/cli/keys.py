@@ -47,7 +47,7 @@ Checkpoints = Annotated[
     typer.Option(
         "--checkpoints",
         help="A database with encrypted checkpoints, to count those under an older key: a file of "
-        "SqliteSaver, or env:NAME of a variable with a postgresql:// address. May be repeated.",
+        "SqliteSaver, or env:NAME of a variable with a postgresql:// URL. May be repeated.",
     ),
 ]
 NoCheckpoints = Annotated[
@@ -138,7 +138,7 @@ def status(
 def rotate_key(
     *,
     batch: Annotated[
-        int, typer.Option(help="How many rows to replace at a time.", metavar="NUMBER", min=1)
+        int, typer.Option(help="The number of rows to replace at a time.", metavar="NUMBER", min=1)
     ] = 100,
     checkpoints: Checkpoints = None,
     no_checkpoints: NoCheckpoints = False,

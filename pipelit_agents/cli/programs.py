@@ -22,7 +22,7 @@ def demo(
     inputs: Annotated[
         list[Path] | None,
         typer.Option(
-            "--input", help="A text file for a child; up to three. By default our own texts."
+            "--input", help="A text file for a child; up to three. By default, built-in texts."
         ),
     ] = None,
     model: Annotated[

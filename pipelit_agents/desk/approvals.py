@@ -51,7 +51,7 @@ class Step(Answer):
     """The people who are asked in a part of a question's time."""
 
     approvers: list[str] = Field(description="The people who are asked.")
-    at_least: int = Field(description="How many of them must approve.")
+    at_least: int = Field(description="The number of them who must approve.")
     begins_at: Moment
     until: Moment
 
@@ -77,8 +77,8 @@ class QuestionBrief(Answer):
     id: str = Field(
         description="The question's id.", examples=["apr_0123456789abcdef0123456789abcdef"]
     )
-    state: State = Field(description="Whether it waits, or how it ended.")
-    digest: str = Field(description="The digest of what is asked.")
+    state: State = Field(description="The state: waiting, or how the question ended.")
+    digest: str = Field(description="The digest of the question.")
     brief: str = Field(
         description="The beginning of what is asked, in one line, with everything escaped that "
         "could mislead. Never enough to decide.",
@@ -89,7 +89,7 @@ class QuestionBrief(Answer):
     agent: str = Field(description="The agent of a tool call, or empty.")
     thread: str = Field(description="The LangGraph thread of the request, or empty.")
     approvers: list[str] = Field(description="The people who may answer now.")
-    at_least: int = Field(description="How many of them must approve.")
+    at_least: int = Field(description="The number of them who must approve.")
     created_at: Moment
     expires_at: Moment
     unfinished: bool = Field(
@@ -102,15 +102,15 @@ class Question(QuestionBrief):
     """The exact question, with its answers."""
 
     shown: JsonValue = Field(
-        description="What is asked, as JSON; null if only its digest is known. Numbers can be "
+        description="The question, as JSON; null if only its digest is known. Numbers can be "
         "longer than JavaScript's: `display` has each of their digits."
     )
     display: str = Field(
-        description="What is asked, as JSON in which each character is what it looks "
-        "like: characters that hide or reorder text are escaped. Display this, and as plain text."
+        description="The question as JSON, for display: characters that hide or reorder text are "
+        "escaped. Display this value, and display it as plain text."
     )
     warnings: list[str] = Field(
-        description="Sentences about what could mislead in it: escaped characters, and letters "
+        description="Warnings about misleading text in it: escaped characters, and letters "
         "and signs that look like others."
     )
     steps: list[Step] = Field(description="The people who are asked one after the other.")
@@ -118,7 +118,7 @@ class Question(QuestionBrief):
         description="The time from which others are asked; null if nobody else follows."
     )
     used_at: Moment | None = Field(
-        description="The time at which the approval was used; null if it wasn't."
+        description="The time at which the approval was used; null if it wasn't used."
     )
     has_result: bool = Field(description="Whether the result of the tool call is stored.")
     decisions: list[Decision] = Field(description="The answers, oldest first.")
@@ -153,9 +153,9 @@ class Answered(Answer):
     """An answer that was stored, and what became of the question."""
 
     id: str = Field(description="The question's id.")
-    digest: str = Field(description="The digest of what was asked.")
+    digest: str = Field(description="The digest of the question.")
     state: State = Field(description="The question's state after the answer.")
-    decision: Decision = Field(description="The answer, as it was recorded.")
+    decision: Decision = Field(description="The recorded answer.")
 
 
 @router.get("", summary="List the questions for you")
@@ -185,7 +185,7 @@ def list_register(
 def get_question(home: Home, caller: PersonCaller, identifier: Identifier) -> Question:
     """Return the exact question.
 
-    For those who are asked it, who asked it, and operators.
+    For the requester, the people who are asked, and operators.
     """
     return _exactly(_visible(home, caller, identifier), caller)
 

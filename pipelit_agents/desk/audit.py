@@ -67,7 +67,7 @@ class Entry(Answer):
         examples=["alice"],
     )
     subject: str = Field(description="The account or credential that the entry is about.")
-    action: str = Field(description="What was done.", examples=["verify.audience"])
+    action: str = Field(description="The action.", examples=["verify.audience"])
     outcome: str = Field(description="`ok` or `refused`.", examples=["ok"])
     reason: str = Field(
         description="The true reason, even if the caller received a less specific one."
@@ -185,10 +185,12 @@ class Report(Answer):
     doubtful: int = Field(description="Entries under seals that aren't valid.")
     outside: int = Field(description="Entries with numbers that were never assigned.")
     problems: list[str] = Field(
-        description="The signs of changes, each with its position; 100 at most."
+        description="The signs of changes, each with its position; at most 100."
     )
-    notes: list[str] = Field(description="Oddities that are no sign of a change; 100 at most.")
-    unlisted: int = Field(description="How many more problems and notes there are.")
+    notes: list[str] = Field(
+        description="Unusual findings that aren't a sign of a change; at most 100."
+    )
+    unlisted: int = Field(description="The number of further problems and notes.")
 
 
 @router.get("", summary="List entries")
@@ -221,10 +223,11 @@ def list_entries(
     },
 )
 async def export_entries(home: Home, caller: AuditReader, filters: Filtered) -> StreamingResponse:
-    """Return all entries, in batches, from one transaction each. The audit records who got them.
+    """Return all entries, in batches, from one transaction each.
 
-    Entries that are written meanwhile are at the end; those of transactions that are still open
-    aren't among them. When the caller's key or role ends, the answer is cut off.
+    The audit records the account that received them. Entries that are written meanwhile are at
+    the end. Entries of transactions that are still open aren't included. If the caller's key or
+    role ends, the response is cut off.
     """
     return _Export(home, caller, filters)
 

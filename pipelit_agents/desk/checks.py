@@ -39,11 +39,11 @@ class CheckResult(Answer):
 
     name: str = Field(description="The check's short name.", examples=["second factor"])
     ok: bool | None = Field(description="Whether it passed; null if it doesn't apply.")
-    found: str = Field(description="What was found.")
-    why: str = Field(description="Why it matters; empty if the check couldn't look.")
+    found: str = Field(description="The finding.")
+    why: str = Field(description="The reason why it matters; empty if the check couldn't run.")
     fix: str = Field(
-        description="The command or setting that fixes it; empty if there is nothing to fix, or "
-        "`found` says how."
+        description="The command or setting that fixes it; empty if there is nothing to fix, "
+        "or if `found` has the fix."
     )
 
 
@@ -53,19 +53,19 @@ class EncryptionKeys(Answer):
     keys: list[str] = Field(
         description="A name of each key, newest first. It reveals nothing about the key."
     )
-    newest: int = Field(description="How many values are under the newest key.")
-    older: int = Field(description="How many are under an older one.")
-    unreadable: list[str] = Field(description="Which values no key decrypts; 100 at most.")
+    newest: int = Field(description="The number of values under the newest key.")
+    older: int = Field(description="The number of values under an older key.")
+    unreadable: list[str] = Field(description="The values that no key can decrypt; at most 100.")
     columns: dict[str, int] = Field(
-        description="How many values are under an older key in columns that aren't this "
-        "package's, by `table.column`."
+        description="The number of values under an older key in columns "
+        "that aren't this package's, by `table.column`."
     )
     not_counted: list[str] = Field(
-        description="What may need an older key and wasn't counted, such as checkpoints."
+        description="Data that may need an older key and wasn't counted, such as checkpoints."
     )
     older_can_go: bool | None = Field(
-        description="Whether nothing needs the older keys. Null where nothing was found, and "
-        "something wasn't counted."
+        description="Whether nothing needs the older keys. Null if no such value was "
+        "found, but some data wasn't counted."
     )
 
 
@@ -142,7 +142,7 @@ def list_checks(
 @router.get("/encryption-keys", summary="Count values by key")
 @takes_long
 def get_encryption_keys(home: Home, caller: KeyReader) -> EncryptionKeys:
-    """Return how many values are under which encryption key, without the keys.
+    """Return the number of values under each encryption key, without the keys.
 
     It reads the whole database. A result is up to five seconds old.
     """

@@ -207,9 +207,9 @@ class CredentialTestResult(Answer):
     outcome: Literal["good", "refused", "unanswered", "untested"] = Field(
         description="`good`: its service accepts it. `refused`: its service doesn't. "
         "`unanswered`: the service couldn't be asked, or its answer says nothing about the "
-        "credential. `untested`: nothing is known about how to test it."
+        "credential. `untested`: there is no known way to test it."
     )
-    reason: str = Field(description="Why, and what to do.", examples=["the service accepts it"])
+    reason: str = Field(description="The reason and the fix.", examples=["the service accepts it"])
     server: str = Field(
         description="The server that was asked; empty if none was.",
         examples=["https://api.openai.com"],
@@ -247,7 +247,7 @@ def list_credentials(
     ] = "shared",
     kind: Annotated[
         Annotated[str, AfterValidator(_require_printable)] | None,
-        Query(min_length=1, max_length=64, description="Only those of this kind."),
+        Query(min_length=1, max_length=64, description="Only credentials of this kind."),
     ] = None,
     limit: Limit = DEFAULT_LIMIT,
     after: After = None,
@@ -333,7 +333,7 @@ def put_credential(
 def delete_credential(
     home: Home, caller: Changer, factor: Sensitive, scope: ScopeInPath, name: NameInPath
 ) -> None:
-    """Delete a credential. Whatever opens it fails from then on."""
+    """Delete a credential. Each attempt to open it fails from then on."""
     if not _exists(home, caller, scope, name):
         raise _no_credential(name)
     factor.confirm()

@@ -31,7 +31,7 @@ _DESCRIPTIONS: Final = {
     422: "The request can't be read, or has fields that can't be accepted.",
     429: "There were too many attempts; `retry_after` says when to try again.",
     431: "There are too many headers, or they are too large.",
-    500: "The request failed in the server. Nothing of the reason is in the answer.",
+    500: "The request failed in the server. The answer doesn't contain the reason.",
     503: "The database, the encryption key or the ledger isn't available.",
 }
 

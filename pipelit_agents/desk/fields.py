@@ -149,7 +149,7 @@ Purpose: TypeAlias = Annotated[
     Field(
         min_length=1,
         max_length=_MAX_PURPOSE,
-        description="What the agent is for, in a few words.",
+        description="The agent's purpose, in a few words.",
         examples=["writes reports"],
     ),
 ]
@@ -159,8 +159,8 @@ Code: TypeAlias = Annotated[
         min_length=1,
         max_length=_MAX_CODE,
         description=(
-            "Six digits of the authenticator app, or a recovery code, as people type them. It is "
-            "spent, and never repeated."
+            "Six digits of the authenticator app, or a recovery code, as people type "
+            "them. Each code can be used once."
         ),
         examples=["123456"],
     ),

@@ -43,25 +43,25 @@ class Overview(Answer):
     """What needs the caller's attention. What only operators see is null for others."""
 
     pending_approvals: int = Field(
-        description="How many questions the caller may answer now; 100 means 100 or more."
+        description="The number of questions that the caller may answer now; 100 means 100 or more."
     )
     expiring_keys: list[ExpiringKey] = Field(
-        description="API keys that expire within 14 days, the soonest first, 100 at most: the "
+        description="API keys that expire within 14 days, the soonest first, at most 100: the "
         "caller's own, and all for operators."
     )
     failed_checks: list[CheckResult] | None = Field(
         description="The deployment checks that failed; for operators."
     )
-    locked: list[Locked] | None = Field(description="The locked lanes, 100 at most; for operators.")
+    locked: list[Locked] | None = Field(description="The locked lanes, at most 100; for operators.")
     operators_without_second_factor: list[str] | None = Field(
-        description="Active operators without a second factor, 100 at most; for operators."
+        description="Active operators without a second factor, at most 100; for operators."
     )
 
 
 @router.get("/overview", summary="What needs attention")
 @takes_long
 def get_overview(home: Home, caller: PersonCaller) -> Overview:
-    """Return what needs the caller's attention."""
+    """Return the findings that need the caller's attention."""
     name, everything = caller.user.username, caller.role == "operator"
     keys = home.users.expiring_keys(_SOON, username=None if everything else name, limit=_MOST)
     return Overview(

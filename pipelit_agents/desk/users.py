@@ -53,7 +53,7 @@ class Account(Answer):
         description="A peer is an agent of another domain.", examples=["human"]
     )
     role: Literal["operator", "member", ""] = Field(
-        description="What a person may do here; empty for agents and peers.",
+        description="The person's role; empty for agents and peers.",
         examples=["member"],
     )
     owner: str | None = Field(
@@ -63,7 +63,7 @@ class Account(Answer):
     root_owner: str = Field(
         description="The person at the end of the chain of owners.", examples=["alice"]
     )
-    purpose: str = Field(description="What an agent is for; empty for others.", examples=[""])
+    purpose: str = Field(description="The agent's purpose; empty for others.", examples=[""])
     active: bool = Field(description="Whether the account is active.", examples=[True])
     may_create_agents: bool = Field(
         description="Whether an agent may create others.", examples=[False]
@@ -383,7 +383,7 @@ def reset_second_factor(
 ) -> None:
     """End the second factor of a person who lost phone and recovery codes.
 
-    It isn't for one's own: end that at `/me/second-factor/disable`, with a code.
+    To end your own second factor, use `/me/second-factor/disable`, with a code.
     """
     found = reachable_account(home, caller, "second_factor.reset", username)
     home.mfa.status(found.username)

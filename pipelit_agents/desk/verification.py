@@ -47,13 +47,13 @@ class PeerCode(Request):
 class Verified(Answer):
     """The evidence that the peer made the code. A failure is never a 200."""
 
-    peer: str = Field(description="The agent whose code it is.", examples=["agent_writer"])
+    peer: str = Field(description="The agent that made the code.", examples=["agent_writer"])
     verifier: str = Field(description="The caller.", examples=["agent_editor"])
     kind: Literal["audience", "plain"] = Field(description="The kind of the code.")
     verified_at: Moment
     message: str | None = Field(
-        description="The exact text that the peer made its code for. Without one, the code says "
-        "nothing about any text that came with it."
+        description="The exact text that the peer made its code for, or null. A code "
+        "without a text doesn't confirm any text that came with it."
     )
 
 
