@@ -60,8 +60,8 @@ NameInPath: TypeAlias = Annotated[
     Path(
         pattern=USERNAME_PATTERN,
         max_length=149,
-        description="The credential's name: 1 to 149 of `a-z 0-9 _ . -`, the first a letter or "
-        "digit. None of these needs an escape in a URL.",
+        description="The credential's name: 1 to 149 of the characters `a-z 0-9 _ . -`, beginning "
+        "with a letter or digit. None of these needs an escape in a URL.",
         examples=["openai"],
     ),
 ]

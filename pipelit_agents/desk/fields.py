@@ -115,7 +115,7 @@ NewUsername: TypeAlias = Annotated[
     Field(
         pattern=USERNAME_PATTERN,
         max_length=149,
-        description="1 to 149 of `a-z 0-9 _ . -`, the first a letter or digit.",
+        description="1 to 149 of the characters `a-z 0-9 _ . -`, beginning with a letter or digit.",
         examples=["alice"],
     ),
 ]

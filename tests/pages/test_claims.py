@@ -395,7 +395,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "a_code_that_was_told_to_be_of_a_later_moment_never_confirms",
         ]
     },
-    "The message says how wrong": {
+    "The message gives the difference": {
         "mfa": [
             "a_phone_whose_clock_is_off_uses_up_nothing",
             "a_code_that_was_told_to_be_of_a_later_moment_never_confirms",
@@ -834,7 +834,14 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "the_environments_proxy_is_not_shown_the_key",
         ]
     },
-    "It reads no stream, command,": {
+    "It doesn't read streams, commands,": {
+        "remote": [
+            "a_meddled_answer_is_refused",
+            "an_address_that_would_leak_is_refused",
+            "the_environments_proxy_is_not_shown_the_key",
+        ]
+    },
+    "It limits the size of an answer,": {
         "remote": [
             "a_meddled_answer_is_refused",
             "an_address_that_would_leak_is_refused",
