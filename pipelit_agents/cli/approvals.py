@@ -118,8 +118,8 @@ def show_question(identifier: Id, *, as_json: AsJson = False) -> None:
 def approve(identifier: Id, *, user: User, as_json: AsJson = False) -> None:
     """Display the exact question, then approve it with the person's code.
 
-    The code is of the person's authenticator app, or a recovery code. It is asked for at a hidden
-    prompt, or read from standard input. At the prompt, a wrong code can be corrected twice. The
+    Enter a code of the person's authenticator app, or a recovery code, at a hidden prompt. Without
+    a terminal, the code is read from standard input. At the prompt, a wrong code can be corrected twice. The
     question goes to standard error.
     """
     from pipelit_agents import Pipelit

@@ -2147,7 +2147,7 @@ LIMITS: Final = (
     "Audience codes at other verifiers,",
     "Strangers can still lock three",
     'The lane "others" of an',
-    "The person continues in the lane",
+    "Codes that the person enters while",
     'The lane "others" of a person.',
     "A verifier of another owner,",
     "The lane of one verifier",
