@@ -119,8 +119,8 @@ def approve(identifier: Id, *, user: User, as_json: AsJson = False) -> None:
     """Display the exact question, then approve it with the person's code.
 
     Enter a code of the person's authenticator app, or a recovery code, at a hidden prompt. Without
-    a terminal, the code is read from standard input. At the prompt, a wrong code can be corrected twice. The
-    question goes to standard error.
+    a terminal, the code is read from standard input. At the prompt, a wrong code can be
+    corrected twice. The question goes to standard error.
     """
     from pipelit_agents import Pipelit
 
