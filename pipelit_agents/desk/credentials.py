@@ -53,7 +53,7 @@ _OUT_OF_REACH = (
 )
 
 ScopeInPath: TypeAlias = Annotated[
-    Scope, Path(description="`shared` for everybody's, `own` for the caller's own.")
+    Scope, Path(description="`shared` for a shared credential, `own` for the caller's own one.")
 ]
 NameInPath: TypeAlias = Annotated[
     str,
@@ -94,7 +94,7 @@ def _require_short(public: dict[str, JsonValue]) -> dict[str, JsonValue]:
 class Credential(Answer):
     """A credential without its secret."""
 
-    scope: Scope = Field(description="`shared`, or `own` for the caller's own.")
+    scope: Scope = Field(description="`shared`, or `own` for a credential of the caller's own.")
     name: str = Field(description="The credential's name.", examples=["openai"])
     kind: str = Field(description="The use of the credential.", examples=["llm"])
     masked: str = Field(
@@ -243,7 +243,8 @@ def list_credentials(
     home: Home,
     caller: PersonCaller,
     scope: Annotated[
-        Scope, Query(description="`shared` for everybody's, `own` for the caller's own.")
+        Scope,
+        Query(description="`shared` for a shared credential, `own` for the caller's own one."),
     ] = "shared",
     kind: Annotated[
         Annotated[str, AfterValidator(_require_printable)] | None,
