@@ -69,7 +69,7 @@ def _run(agent: Any, pipelit: Pipelit, phone: Phone, options: argparse.Namespace
             _approve_here(pipelit, question["id"], phone)
         # The answer is in the database. This only wakes the graph.
         state = agent.invoke(None, thread)
-    _say("3. The lead goes on.")
+    _say("3. The lead continues.")
     _quote(state["messages"][-1].text)
 
 

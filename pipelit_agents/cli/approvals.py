@@ -99,7 +99,7 @@ def show_question(identifier: Id, *, as_json: AsJson = False) -> None:
     """Show the exact question, and each answer with its person, time and factor.
 
     Characters that could hide something or change the order of reading are escaped. Letters of
-    other alphabets and other signs are named, because they may look like ASCII ones.
+    other alphabets and other signs are listed, because they may look like ASCII ones.
     """
     from pipelit_agents import Pipelit
 

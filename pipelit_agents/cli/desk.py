@@ -50,7 +50,7 @@ def serve_desk(
     behind_proxy: Annotated[
         list[str] | None,
         typer.Option(
-            help="The address or network of a proxy that does TLS; may be repeated. Its "
+            help="The address or network of a proxy that terminates TLS; may be repeated. Its "
             "X-Forwarded-For is trusted.",
             metavar="ADDRESS",
         ),
