@@ -35,7 +35,7 @@ class NewAgent(Request):
 
 
 class CreatedAgent(Answer):
-    """A new agent. Its secrets are displayed here only."""
+    """A new agent. Its secrets are displayed only once."""
 
     username: str = Field(description="The agent's name.", examples=["agent_writer"])
     api_key: OnceShown = Field(description="`plit_<id>_<43 characters>`; store it now.")
@@ -54,7 +54,7 @@ class CreatedAgent(Answer):
 def create_agent(
     home: Home, caller: OperatorCaller, factor: Sensitive, body: NewAgent
 ) -> CreatedAgent:
-    """Create an agent with a TOTP secret and an API key, which are displayed here only."""
+    """Create an agent with a TOTP secret and an API key, which are displayed only once."""
     home.users.require_may_own_agent(body.owner)
     require_free_name(home, body.username)
     require_future(home, "body.key_expires_at", body.key_expires_at)

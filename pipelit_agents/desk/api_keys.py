@@ -46,7 +46,7 @@ class NewApiKey(Request):
 
 
 class IssuedApiKey(Answer):
-    """A new API key. It is displayed here only."""
+    """A new API key. It is displayed only once."""
 
     id: str = Field(description="The key's public id.", examples=["0123456789ab"])
     username: str = Field(description="The account that it belongs to.", examples=["alice"])
@@ -81,7 +81,7 @@ def issue_key(
     username: UsernameInPath,
     body: NewApiKey,
 ) -> IssuedApiKey:
-    """Issue another API key for an account. It is displayed here only. Members reach their own."""
+    """Issue another API key for an account. It is displayed only once. Members reach their own."""
     found = reachable_account(home, caller, "keys.issue", username)
     if not found.active:
         raise UserInactive(f"{username!r} was deactivated", username=username)

@@ -24,7 +24,7 @@ router: APIRouter = APIRouter(
 
 
 class Enrolment(Answer):
-    """A second factor that waits for its first code. The secret is displayed here only."""
+    """A second factor that waits for its first code. The secret is displayed only once."""
 
     provisioning_uri: OnceShown = Field(description="`otpauth://…`, for an authenticator app.")
     secret: OnceShown = Field(description="The secret in base32, to type it into the app.")
@@ -38,7 +38,7 @@ class OwnCode(Request):
 
 
 class RecoveryCodes(Answer):
-    """Ten recovery codes. They are displayed here only, and each can be used once."""
+    """Ten recovery codes. They are displayed only once, and each can be used once."""
 
     recovery_codes: Sequence[OnceShown] = Field(
         description="Each can be used instead of a code, once.",

@@ -26,7 +26,7 @@ class FirstOperator(Request):
 
 
 class CreatedOperator(Answer):
-    """The first operator. The key is displayed here only."""
+    """The first operator. The key is displayed only once."""
 
     username: str = Field(description="The person's name.", examples=["alice"])
     role: Literal["operator"] = Field(description="The person's role.")

@@ -86,7 +86,7 @@ class NewPerson(Request):
 
 
 class CreatedPerson(Answer):
-    """A new account of a person. The key is displayed here only."""
+    """A new account of a person. The key is displayed only once."""
 
     username: str = Field(description="The person's name.", examples=["bob"])
     role: Role = Field(description="The person's role.", examples=["member"])
@@ -266,7 +266,7 @@ def get_user(home: Home, caller: PersonCaller, username: UsernameInPath) -> Acco
 def create_user(
     home: Home, caller: OperatorCaller, factor: Sensitive, body: NewPerson
 ) -> CreatedPerson:
-    """Create the account of a person, with one API key that is displayed here only."""
+    """Create the account of a person, with one API key that is displayed only once."""
     require_free_name(home, body.username)
     require_future(home, "body.key_expires_at", body.key_expires_at)
     factor.confirm()
