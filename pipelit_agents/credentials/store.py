@@ -334,7 +334,7 @@ class Credentials:
         with self._database.reading() as connection:
             return count_owners(connection)
 
-    acount_owners = off_the_loop(count_owners)
+    acount_owners: Final = off_the_loop(count_owners)
 
     def delete(self, name: str, *, person: str | None = None, by: str = OPERATOR) -> None:
         """Delete a credential.

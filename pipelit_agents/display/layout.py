@@ -20,6 +20,9 @@ _LINE_GAP: Final = 9.0
 _LAYER_GAP: Final = 44.0
 _LABELLED_GAP: Final = 62.0
 _SWEEPS: Final = 8
+# Places that all sweeps together visit: with many long edges fewer sweeps are made, so that the
+# largest graph takes seconds.
+_MAX_VISITS: Final = 40_000
 # Around the nodes of a group, and above them for its name.
 _GROUP_PADDING: Final = 9.0
 _GROUP_HEAD: Final = 22.0
@@ -109,11 +112,15 @@ def lay_out(
             below[upper].append(lower)
             above[lower].append(upper)
     rows = _rows(list(widths), layer, [each for some in bends.values() for each in some])
-    for sweep in range(_SWEEPS):
-        rows = _sorted(rows, above if sweep % 2 == 0 else below, down=sweep % 2 == 0)
-    all_widths: dict[_Place, float] = dict.fromkeys((each for row in rows for each in row), 0.0)
+    places = [each for row in rows for each in row]
+    group_of = {each: _group_of(each) for each in places}
+    sweeps = max(2, min(_SWEEPS, _MAX_VISITS // max(1, len(places))))
+    for sweep in range(sweeps):
+        neighbours = below if sweep % 2 else above
+        rows = _sorted(rows, neighbours, group_of, down=sweep % 2 == 0)
+    all_widths: dict[_Place, float] = dict.fromkeys(places, 0.0)
     all_widths.update(_with_titles(widths, titles))
-    middles = _middles(rows, all_widths, above, below)
+    middles = _middles(rows, all_widths, group_of, above, below, sweeps=2 * sweeps)
     _clear_groups(rows, all_widths, middles)
     tops = _tops(rows, height, gap=_LABELLED_GAP if labelled else _LAYER_GAP)
     boxes = {
@@ -209,7 +216,11 @@ def _group_of(place: _Place) -> str:
 
 
 def _sorted(
-    rows: list[list[_Place]], neighbours: Mapping[_Place, list[_Place]], *, down: bool
+    rows: list[list[_Place]],
+    neighbours: Mapping[_Place, list[_Place]],
+    group_of: Mapping[_Place, str],
+    *,
+    down: bool,
 ) -> list[list[_Place]]:
     """Sort each row by the middle of its neighbours in the row before; a group stays together."""
     found = list(rows)
@@ -224,12 +235,12 @@ def _sorted(
             own[place] = sum(found_at) / len(found_at) if found_at else index / max(1, len(row) - 1)
         groups: dict[str, list[float]] = defaultdict(list)
         for place in row:
-            groups[_group_of(place)].append(own[place])
+            groups[group_of[place]].append(own[place])
         middle = {name: sum(some) / len(some) for name, some in groups.items()}
         found[number] = sorted(
             row,
             key=lambda place: (
-                middle[group] if (group := _group_of(place)) else own[place],
+                middle[group] if (group := group_of[place]) else own[place],
                 group,
                 own[place],
             ),
@@ -240,27 +251,31 @@ def _sorted(
 def _middles(
     rows: Sequence[Sequence[_Place]],
     widths: Mapping[_Place, float],
+    group_of: Mapping[_Place, str],
     above: Mapping[_Place, list[_Place]],
     below: Mapping[_Place, list[_Place]],
+    *,
+    sweeps: int,
 ) -> dict[_Place, float]:
     """Return the horizontal middle of each place: near to its neighbours, without overlaps."""
     found: dict[_Place, float] = {}
     for row in rows:
-        _spread(row, widths, dict.fromkeys(row, 0.0), found)
-    for sweep in range(2 * _SWEEPS):
+        _spread(row, widths, group_of, dict.fromkeys(row, 0.0), found)
+    for sweep in range(sweeps):
         neighbours = below if sweep % 2 else above
         for row in reversed(rows) if sweep % 2 else rows:
             wanted = {}
             for place in row:
                 others = [found[each] for each in neighbours.get(place, ())]
                 wanted[place] = sum(others) / len(others) if others else found[place]
-            _spread(row, widths, wanted, found)
+            _spread(row, widths, group_of, wanted, found)
     return found
 
 
 def _spread(
     row: Sequence[_Place],
     widths: Mapping[_Place, float],
+    group_of: Mapping[_Place, str],
     wanted: Mapping[_Place, float],
     found: dict[_Place, float],
 ) -> None:
@@ -275,25 +290,29 @@ def _spread(
         block: tuple[list[_Place], list[float], float] = ([place], [0.0], wanted[place])
         while blocks:
             places, offsets, sum_wanted = blocks[-1]
-            step = offsets[-1] + _distance(places[-1], block[0][0], widths)
+            step = offsets[-1] + _distance(places[-1], block[0][0], widths, group_of)
             first, second = sum_wanted / len(places), block[2] / len(block[0])
             if first + step <= second:
                 break
             blocks.pop()
-            block = (
-                places + block[0],
-                offsets + [step + each for each in block[1]],
-                sum_wanted + block[2] - step * len(block[0]),
-            )
+            sum_wanted = sum_wanted + block[2] - step * len(block[0])
+            places += block[0]
+            offsets += [step + each for each in block[1]]
+            block = (places, offsets, sum_wanted)
         blocks.append(block)
     for places, offsets, sum_wanted in blocks:
         for place, offset in zip(places, offsets, strict=True):
             found[place] = sum_wanted / len(places) + offset
 
 
-def _distance(left: _Place, right: _Place, widths: Mapping[_Place, float]) -> float:
+def _distance(
+    left: _Place,
+    right: _Place,
+    widths: Mapping[_Place, float],
+    group_of: Mapping[_Place, str],
+) -> float:
     gap = _GAP if isinstance(left, str) and isinstance(right, str) else _LINE_GAP
-    if _group_of(left) != _group_of(right):
+    if group_of[left] != group_of[right]:
         gap += _GROUP_PADDING
     return (widths[left] + widths[right]) / 2 + gap
 
@@ -315,7 +334,8 @@ def _clear_groups(
         for number in range(numbers[0], numbers[-1] + 1):
             row, own = rows[number], members[number]
             middle = middles[own[0]] if own else (left + right) / 2
-            others = [each for each in row if not _is_inside(each, group)]
+            inner = set(own)
+            others = [each for each in row if each not in inner]
             before = [each for each in others if middles[each] < middle]
             after = [each for each in others if middles[each] >= middle]
             over = max((middles[each] + widths[each] / 2 for each in before), default=left)
