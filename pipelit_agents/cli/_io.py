@@ -31,6 +31,7 @@ __all__ = [
     "encodable",
     "hand_over",
     "has_colours",
+    "is_blank",
     "may_be_typed_secret",
     "moment",
     "plain",
@@ -400,13 +401,18 @@ def plain(value: object) -> object:
     return value
 
 
+def is_blank(value: object) -> bool:
+    """Whether a value says nothing by itself. ``False`` and 0 do."""
+    return value is None or (isinstance(value, str | list | tuple | Mapping) and not value)
+
+
 def worded(field: str, value: object) -> str:
     """Return a value in words. A field without a value says what that means."""
     if isinstance(value, datetime):
         return moment(value)
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if value is None or (isinstance(value, str | list | tuple | Mapping) and not value):
+    if is_blank(value):
         return _BLANK.get(field, "none")
     if isinstance(value, Mapping):
         return json.dumps(dict(value), ensure_ascii=False)

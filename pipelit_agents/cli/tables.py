@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import typer
 
-from pipelit_agents.cli._io import beside_others, encodable, plain, worded
+from pipelit_agents.cli._io import beside_others, encodable, is_blank, plain, worded
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -133,11 +133,6 @@ def show_table(
     if said := _said_of_all(columns, shown):
         for line in _wrapped(said, console.width):
             console.print(line, soft_wrap=True)
-
-
-def is_blank(value: object) -> bool:
-    """Whether a value says nothing by itself. ``False`` and 0 do."""
-    return value is None or (isinstance(value, str | list | tuple | Mapping) and not value)
 
 
 def _is_usual(value: object, column: Column) -> bool:
@@ -275,6 +270,7 @@ def _block(columns: Sequence[Column], row: Sequence[str], console: Console) -> I
 
 
 def _fields(fields: Iterable[tuple[Column, str, str]], width: int) -> Iterator[Text]:
+    from rich.cells import cell_len
     from rich.text import Text
 
     flowing: list[Text] = []
@@ -291,7 +287,7 @@ def _fields(fields: Iterable[tuple[Column, str, str]], width: int) -> Iterator[T
         else:
             # On a line of its own, whole.
             yield Text.assemble(" " * _INDENT, (label.rstrip(), "dim"))
-            fits = len(value) + 2 * _INDENT <= width
+            fits = cell_len(value) + 2 * _INDENT <= width
             yield Text.assemble(" " * (2 * _INDENT if fits else 0), (value, style))
     yield from _flow(flowing, width, indent=_INDENT)
 
