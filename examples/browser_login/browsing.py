@@ -30,8 +30,8 @@ def log_in_by_browser(browser: str, url: str, fields: dict[str, str]) -> str:
     """Fill in the page in Chromium, and return the text of the page that follows."""
     from playwright.sync_api import sync_playwright
 
-    # Chromium's sandbox doesn't work for root.
-    sandbox = os.geteuid() != 0
+    # Chromium's sandbox doesn't work for root, whom Windows doesn't have.
+    sandbox = os.name != "posix" or os.geteuid() != 0
     with (
         sync_playwright() as playwright,
         playwright.chromium.launch(executable_path=browser, chromium_sandbox=sandbox) as chromium,

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -105,11 +105,10 @@ def served(home: Path, settings: dict[str, str]) -> Iterator[str]:
 
 def _wait_for(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
     while process.poll() is None:
-        try:
+        with suppress(httpx.TransportError):
             if httpx.get(f"{url}/ok").is_success:
                 return
-        except httpx.TransportError:
-            time.sleep(0.2)
+        time.sleep(0.2)
     raise RuntimeError(f"a server ended: see {log}\n{log.read_text()[-500:]}")
 
 
