@@ -106,6 +106,22 @@ async def test_a_graph_that_waits_for_a_person(lead: Any) -> None:
         assert "__interrupt__" not in state
 
 
+@pytest.mark.parametrize("before", [None, ["left"]], ids=["asked", "stopped"])
+def test_every_question_of_a_step_is_returned(before: list[str] | None) -> None:
+    """LangGraph's last values have only one of two; of a stop before a node there is none."""
+    builder = StateGraph(Words)
+    for name in ("left", "right"):
+        builder.add_node(name, lambda _, name=name: {"words": interrupt(name)})
+        builder.add_edge(START, name)
+    graph = builder.compile(checkpointer=InMemorySaver(), interrupt_before=before)
+    given: Words = {"words": "otter"}
+    expected = graph.invoke(given, {"configurable": {"thread_id": "1"}})
+    found = follow(graph, given, {"configurable": {"thread_id": "2"}})
+    asked = [[each.value for each in state.pop("__interrupt__", [])] for state in (expected, found)]
+    assert found == expected == given
+    assert asked == [[] if before else ["left", "right"]] * 2
+
+
 def test_in_a_notebook_one_table_changes(lead: Any, notebook: list[str]) -> None:
     """It is displayed once, and its last update has the end of each task."""
     follow(lead, tasks("otter", "fail"), {"configurable": {"thread_id": "1"}})
