@@ -1,4 +1,4 @@
-"""Draws `results.svg` from the table in `RESULTS.md`: how each row's ratio compares with its goal.
+"""Draw `results.svg` from the table in `RESULTS.md`: how each row's ratio compares with its goal.
 
 Run it after a change of the drawing; ``make bench`` runs it after it has measured. It is readable
 in both themes and on a phone: the picture has a background of its own, and each bar is below its
@@ -117,7 +117,7 @@ def drawn(bars: list[Bar]) -> str:
 
 
 def main() -> None:
-    """Draws the picture again from the numbers that RESULTS.md has."""
+    """Draw the picture again from the numbers that RESULTS.md has."""
     results = (HERE / "RESULTS.md").read_text(encoding="utf-8")
     (HERE / "results.svg").write_text(drawn(bars_of(results)), encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""Runs the notebooks and stores their outputs, without what depends on the machine or the moment.
+"""Run the notebooks and store their outputs, without what depends on the machine or the moment.
 
 Run it after a change of a notebook, or of what a notebook displays; then read the outputs.
 """
@@ -21,7 +21,7 @@ METADATA = {
 
 
 def run(path: Path) -> None:
-    """Runs one notebook from top to bottom, and writes it again."""
+    """Run one notebook from top to bottom, and write it again."""
     notebook: Any = nbformat.read(path, as_version=4)
     with TemporaryDirectory() as folder:
         resources = {"metadata": {"path": folder}}
@@ -36,7 +36,7 @@ def run(path: Path) -> None:
 
 
 def joined(outputs: list[Any]) -> list[Any]:
-    """What was printed in one piece; how many pieces a kernel sends is chance."""
+    """Return the outputs with the pieces of a stream joined, as their number is chance."""
     found: list[Any] = []
     for output in outputs:
         last = found[-1] if found else None
