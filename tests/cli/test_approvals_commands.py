@@ -195,6 +195,21 @@ def test_a_wrong_code_is_asked_for_again(office: Office) -> None:
     assert terminal.seen.count('"pay": 90') == 1
 
 
+@pytest.mark.process
+def test_the_third_wrong_code_ends_the_command(office: Office) -> None:
+    """Somebody who tries out codes has to begin again, and the question stays open."""
+    question = office.ask()
+    terminal = Terminal("approvals", "deny", question, "--user", "alice")
+    for _ in range(3):
+        terminal.until("Code: ")
+        terminal.type("000000\n")
+    code, rest = terminal.end()
+    assert code == 1
+    assert "error: " in rest
+    with office.open() as pipelit:
+        assert pipelit.approvals.get(question).state == "pending"
+
+
 def test_a_denial_has_a_reason(office: Office) -> None:
     """It ends the question; the reason is shown with its odd characters escaped."""
     found = office.ask()
