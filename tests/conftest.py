@@ -8,7 +8,7 @@ backends of one test, and ``@pytest.mark.backends`` says that a test doesn't dep
 Of a test that is marked ``slow`` it runs one with a folder or eight without, of the others all.
 ``@pytest.mark.all_cases`` keeps all cases of a test, and ``@pytest.mark.everywhere`` leaves a test,
 or a case, to a run with ``--everywhere``. The quick run, ``-m "not process"``, leaves out what is
-marked ``slow``, and runs one case of each test that needs a folder and eight of each other test
+marked ``slow``, and runs one case of each test that needs a folder and four of each other test
 that isn't marked ``all_cases``.
 """
 
@@ -40,7 +40,7 @@ pytest_plugins = ["approving", "desk_client", "keeper", "postgres", "redis_serve
 BACKENDS = ("sqlite", "postgres", "redis")
 # What the quick run tries of each property, of each test with many cases and a folder, and of each
 # other test.
-QUICK_EXAMPLES, QUICK_CASES, QUICK_PLAIN = 10, 1, 8
+QUICK_EXAMPLES, QUICK_CASES, QUICK_PLAIN = 10, 1, 4
 # The same for a run with --cases, of a test that takes a fifth of a second or more.
 SLOW_CASES = 1
 # What a run with --cases tries of each property.
