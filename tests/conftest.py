@@ -5,7 +5,7 @@ names there. With ``--everywhere`` all tests do. ``@pytest.mark.backends("sqlite
 backends of one test, and ``@pytest.mark.backends`` says that a test doesn't depend on them.
 
 ``--cases 2`` runs two cases of each test that needs a folder, on two kinds of database in turn.
-Of a test that is marked ``slow`` it runs one with a folder or eight without, of the others all.
+Of a test that is marked ``slow`` it runs one with a folder or four without, of the others all.
 ``@pytest.mark.all_cases`` keeps all cases of a test, and ``@pytest.mark.everywhere`` leaves a test,
 or a case, to a run with ``--everywhere``. The quick run, ``-m "not process"``, leaves out what is
 marked ``slow``, and runs one case of each test that needs a folder and four of each other test
