@@ -17,7 +17,7 @@ import typer
 
 from pipelit_agents._discretion import discreet
 from pipelit_agents._words import has_code_form, is_wordy
-from pipelit_agents.errors import PipelitError
+from pipelit_agents.errors import MalformedCode, PipelitError
 from pipelit_agents.exact import visible
 from pipelit_agents.protocol.usernames import is_username
 
@@ -235,6 +235,21 @@ def hand_over(title: str, fields: Mapping[str, object], secret: str, *, as_json:
 def read_secret(name: str) -> str:
     """Read a secret from a hidden prompt, or from all of standard input without a terminal."""
     return read_secrets([name])[name]
+
+
+def read_code(missing: str) -> str:
+    """Read a code that may be asked for again.
+
+    Args:
+        missing: What to say if nothing is typed.
+
+    Raises:
+        MalformedCode: Nothing was typed, so the caller can ask again as for a wrong code.
+    """
+    try:
+        return read_secret("Code")
+    except ValueError:
+        raise MalformedCode(missing) from None
 
 
 def read_secrets(names: Sequence[str]) -> dict[str, str]:

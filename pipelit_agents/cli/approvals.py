@@ -16,6 +16,7 @@ from pipelit_agents.cli._io import (
     AsJson,
     at_a_terminal,
     print_wrapped,
+    read_code,
     read_secret,
     reporting,
     safe,
@@ -326,18 +327,11 @@ def _with_code(answer: Callable[[str], ApprovalDecision]) -> ApprovalDecision:
     """Read a code and answer with it; at a terminal, ask again after a wrong one."""
     for _ in range(_MAX_CODES - 1 if at_a_terminal() else 0):
         try:
-            return answer(_typed_code())
+            return answer(read_code("no code was typed"))
         # The error of a limit on wrong codes is another one, and ends this.
         except (CodeRejected, MalformedCode) as error:
             print_wrapped(f"{safe(str(error))} (to stop, press Ctrl-C)", err=True)
     return answer(read_secret("Code"))
-
-
-def _typed_code() -> str:
-    try:
-        return read_secret("Code")
-    except ValueError:
-        raise MalformedCode("no code was typed") from None
 
 
 def _show_decision(title: str, decision: ApprovalDecision, state: str, *, as_json: bool) -> None:

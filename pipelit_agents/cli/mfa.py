@@ -18,6 +18,7 @@ from pipelit_agents.cli._io import (
     at_a_terminal,
     confirm,
     print_wrapped,
+    read_code,
     read_secret,
     reporting,
     safe,
@@ -118,7 +119,10 @@ def _first_code(pipelit: Pipelit, username: str, enrolled: SecretStr) -> Sequenc
         # This user has seen the secret, so the code is verified however many wrong first codes
         # others have entered.
         try:
-            return pipelit.mfa.confirm(username, _typed_code(), enrolled=enrolled)
+            typed = read_code(
+                "no code was typed: type the 6 digits that the app shows, or press Ctrl-C to stop"
+            )
+            return pipelit.mfa.confirm(username, typed, enrolled=enrolled)
         except (CodeRejected, MalformedCode) as error:
             if not pipelit.mfa.status(username).pending:
                 raise
@@ -130,15 +134,6 @@ def _first_code(pipelit: Pipelit, username: str, enrolled: SecretStr) -> Sequenc
                 f"{username}. For a new QR code: pipelit-agents mfa enroll {username}",
                 username=username,
             ) from None
-
-
-def _typed_code() -> str:
-    try:
-        return read_secret("Code")
-    except ValueError:
-        raise MalformedCode(
-            "no code was typed: type the 6 digits that the app shows, or press Ctrl-C to stop"
-        ) from None
 
 
 @mfa.command("confirm", epilog=example("mfa confirm alice"))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any, Final, Protocol, TextIO
 
-from pipelit_agents.display.tables import status_html
+from pipelit_agents.display.tables import BAD, GOOD, status_html
 from pipelit_agents.display.text import printable
 
 __all__ = ["Progress", "afollow", "follow"]
@@ -24,7 +24,7 @@ _MAX_NAME: Final = 64
 _MAX_ERROR: Final = 200
 # Seconds between two updates of a notebook, so that thousands of tasks don't hold up the kernel.
 _PACE: Final = 0.1
-_GREEN, _RED, _BLUE = "#1f883d", "#d93f46", "#0969da"
+_BLUE = "#0969da"
 _CELL: Final = "text-align:left;padding:3px 14px 3px 0;overflow-wrap:anywhere"
 
 
@@ -238,7 +238,7 @@ def _title(task: _Task) -> str:
 
 def _row(task: _Task) -> str:
     step = _STEPS[task.event]
-    colour = _BLUE if step < _DONE else _GREEN if task.event == "verified" else _RED
+    colour = _BLUE if step < _DONE else GOOD if task.event == "verified" else BAD
     share = round(100 * step / _DONE)
     bar = (
         "<div style='width:120px;height:8px;border-radius:4px;background:rgba(128,128,128,.3)'>"

@@ -44,13 +44,13 @@ _TEXT: Final = "width:max-content;max-width:min(36em,70vw);overflow-wrap:anywher
 # Wide tables are scrolled by themselves, so that the page isn't.
 _FRAME: Final = "overflow-x:auto;max-width:100%"
 # The contrast of each is 4.1 to 4.6 on white, and as much on JupyterLab's black.
-_GOOD: Final = "#1f883d"
-_BAD: Final = "#d93f46"
+GOOD: Final = "#1f883d"
+BAD: Final = "#d93f46"
 _WAITING: Final = "#9a7200"
 _STATUSES: Final = {
-    **dict.fromkeys(("ok", "verified", "approved", "used"), ("✓", _GOOD)),
-    **dict.fromkeys(("refused", "failed", "timeout", "unreachable", "denied"), ("✗", _BAD)),
-    **dict.fromkeys(("expired", "suspended"), ("✗", _BAD)),
+    **dict.fromkeys(("ok", "verified", "approved", "used"), ("✓", GOOD)),
+    **dict.fromkeys(("refused", "failed", "timeout", "unreachable", "denied"), ("✗", BAD)),
+    **dict.fromkeys(("expired", "suspended"), ("✗", BAD)),
     "pending": ("…", _WAITING),
 }
 # Only in these columns is a text a status. Elsewhere an agent or a stranger may have chosen it.
