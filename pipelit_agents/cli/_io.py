@@ -245,10 +245,13 @@ def read_code(missing: str) -> str:
 
     Raises:
         MalformedCode: Nothing was typed, so the caller can ask again as for a wrong code.
+        ValueError: Without a terminal, the input is empty. The caller would ask without end.
     """
     try:
         return read_secret("Code")
     except ValueError:
+        if not at_a_terminal():
+            raise
         raise MalformedCode(missing) from None
 
 

@@ -15,7 +15,9 @@ from PIL import Image, ImageDraw
 from terminal import Terminal
 
 from pipelit_agents import Pipelit
+from pipelit_agents.cli._io import read_code
 from pipelit_agents.cli.qr_codes import drawn_for
+from pipelit_agents.errors import MalformedCode
 from pipelit_agents.protocol.provisioning_uri import provisioning_uri
 
 COLUMNS, LINES = 80, 24
@@ -144,3 +146,13 @@ def test_a_picture_is_to_be_deleted(enrolling: Callable[..., Terminal], tmp_path
     code, rest = terminal.end()
     assert code == 0
     assert f"Delete {file}" in " ".join(rest.split())
+
+
+def test_a_code_is_not_asked_for_again_without_a_terminal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nobody types another one, so whoever asks again for an empty one would never end."""
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO()))
+    with pytest.raises(ValueError, match="the input is empty") as error:
+        read_code("no code was typed")
+    assert not isinstance(error.value, MalformedCode)
