@@ -91,7 +91,7 @@ def patience() -> Retry:
 
 
 def until(holds: Callable[[], bool]) -> None:
-    """Asks again and again, until it is so."""
+    """Ask repeatedly until the condition holds; raise an error after a minute or so."""
 
     def ask() -> None:
         if not holds():
