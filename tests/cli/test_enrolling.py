@@ -11,13 +11,13 @@ from pathlib import Path
 import pyotp
 import pytest
 import zxingcpp
+from command_line import typed
 from PIL import Image, ImageDraw
 from terminal import Terminal
 
 from pipelit_agents import Pipelit
-from pipelit_agents.cli._io import read_code
+from pipelit_agents.cli import mfa
 from pipelit_agents.cli.qr_codes import drawn_for
-from pipelit_agents.errors import MalformedCode
 from pipelit_agents.protocol.provisioning_uri import provisioning_uri
 
 COLUMNS, LINES = 80, 24
@@ -149,10 +149,12 @@ def test_a_picture_is_to_be_deleted(enrolling: Callable[..., Terminal], tmp_path
 
 
 def test_a_code_is_not_asked_for_again_without_a_terminal(
-    monkeypatch: pytest.MonkeyPatch,
+    pipelit: Pipelit, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody types another one, so whoever asks again for an empty one would never end."""
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO()))
-    with pytest.raises(ValueError, match="the input is empty") as error:
-        read_code("no code was typed")
-    assert not isinstance(error.value, MalformedCode)
+    """Nobody types another one, so a command that asked again would never end."""
+    monkeypatch.setattr(mfa, "at_a_terminal", lambda: True)
+    monkeypatch.setenv("FIELD_ENCRYPTION_KEY", key)
+    monkeypatch.setenv("PIPELIT_DATABASE_URL", pipelit.database_url)
+    ended = typed("mfa", "enroll", "alice")
+    assert ended.exit_code == 1
+    assert "the input is empty" in ended.stderr
