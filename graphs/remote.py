@@ -13,8 +13,8 @@ from pipelit_agents import Agent
 from pipelit_agents._bounds import LONGEST_WAIT, require_seconds
 from pipelit_agents._threads import aside
 from pipelit_agents.credentials.http_auth import is_loopback
+from pipelit_agents.credentials.rules import require_reference
 from pipelit_agents.credentials.scope import opened_scope
-from pipelit_agents.credentials.stored import require_reference
 from pipelit_agents.errors import CredentialError
 from pipelit_agents.pipelit import home_of
 from pipelit_agents.protocol.usernames import require_username

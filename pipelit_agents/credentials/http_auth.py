@@ -30,9 +30,9 @@ from pipelit_agents._discretion import discreet
 from pipelit_agents._threads import aside
 from pipelit_agents.credentials.choice import Fallback, Rule, rule
 from pipelit_agents.credentials.leak_guard.patterns import MASK
+from pipelit_agents.credentials.rules import require_reference
 from pipelit_agents.credentials.scope import Scope
 from pipelit_agents.credentials.secret import Secret
-from pipelit_agents.credentials.stored import require_reference
 from pipelit_agents.errors import ConfigurationError, CredentialError
 from pipelit_agents.identity.agent import Agent
 

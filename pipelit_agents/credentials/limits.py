@@ -12,7 +12,7 @@ from contextvars import ContextVar, Token
 from typing import Final
 
 from pipelit_agents._words import quoted, recordable
-from pipelit_agents.credentials.stored import require_reference
+from pipelit_agents.credentials.rules import require_reference
 from pipelit_agents.errors import CredentialNotAllowed
 
 __all__ = ["MAX_NAMED", "limited_to", "refusal_beyond_limit", "require_references"]

@@ -27,11 +27,19 @@ from pipelit_agents.credentials.opening import (
     open_secret,
     record_refusal,
 )
+from pipelit_agents.credentials.rules import (
+    Fields,
+    require_fields,
+    require_reachable,
+    require_reference,
+    secrets_in,
+    unknown_accounts,
+    warnings_about,
+)
 from pipelit_agents.credentials.scope import Scope, current_scope, opened_scope, require_running
 from pipelit_agents.credentials.secret import Secret
 from pipelit_agents.credentials.stored import (
     CredentialInfo,
-    Fields,
     StoredCredential,
     count_credentials,
     count_owners,
@@ -40,13 +48,7 @@ from pipelit_agents.credentials.stored import (
     is_stored,
     read_credential,
     read_credentials,
-    require_fields,
-    require_reachable,
-    require_reference,
-    secrets_in,
     store,
-    unknown_accounts,
-    warnings_about,
 )
 from pipelit_agents.credentials.whose import of_person
 from pipelit_agents.database.key_row import check_fitting

@@ -20,9 +20,9 @@ from pipelit_agents.credentials.choice import Rule
 from pipelit_agents.credentials.http_auth import http_auth
 from pipelit_agents.credentials.model_lists import is_model, key_field, models_request
 from pipelit_agents.credentials.opening import decrypted, record_refusal
+from pipelit_agents.credentials.rules import require_reference
 from pipelit_agents.credentials.scope import Scope
 from pipelit_agents.credentials.secret import Secret
-from pipelit_agents.credentials.stored import require_reference
 from pipelit_agents.credentials.trial_database import connect, database_url
 from pipelit_agents.credentials.trial_request import Request, ask
 from pipelit_agents.credentials.trial_words import Finding, Outcome, late

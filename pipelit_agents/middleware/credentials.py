@@ -27,10 +27,10 @@ from pipelit_agents.credentials.leak_guard.langgraph_io import (
     inputs_in,
     state_in,
 )
+from pipelit_agents.credentials.rules import require_reference
 from pipelit_agents.credentials.scope import Scope, opened_scope
 from pipelit_agents.credentials.secret import Secret
 from pipelit_agents.credentials.store import Credentials
-from pipelit_agents.credentials.stored import require_reference
 from pipelit_agents.errors import (
     ConfigurationError,
     CredentialError,

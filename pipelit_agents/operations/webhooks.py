@@ -21,9 +21,9 @@ from pipelit_agents._discretion import discreet
 from pipelit_agents._words import quoted
 from pipelit_agents.credentials.bounded_http import MAX_TIME, bounded
 from pipelit_agents.credentials.http_auth import origin_of
+from pipelit_agents.credentials.rules import require_reference
 from pipelit_agents.credentials.scope import Scope
 from pipelit_agents.credentials.store import Credentials
-from pipelit_agents.credentials.stored import require_reference
 from pipelit_agents.credentials.trial_words import by_error
 from pipelit_agents.errors import CredentialError, PipelitError
 
