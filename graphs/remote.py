@@ -12,7 +12,7 @@ import pipelit_agents.credentials.leak_guard.langgraph_io  # noqa: F401 - not on
 from pipelit_agents import Agent
 from pipelit_agents._bounds import LONGEST_WAIT, require_seconds
 from pipelit_agents._threads import aside
-from pipelit_agents.credentials.http_auth import is_loopback
+from pipelit_agents.credentials.origins import is_loopback
 from pipelit_agents.credentials.rules import require_reference
 from pipelit_agents.credentials.scope import opened_scope
 from pipelit_agents.errors import CredentialError

@@ -70,7 +70,7 @@ def serve_desk(
     token with which you create the first one.
     """
     from pipelit_agents import Pipelit
-    from pipelit_agents.credentials.http_auth import is_loopback
+    from pipelit_agents.credentials.origins import is_loopback
     from pipelit_agents.desk import DeskSettings, make_app
     from pipelit_agents.desk.serving import serve
 

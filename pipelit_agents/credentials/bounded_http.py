@@ -18,7 +18,7 @@ from typing import Any, Final, TypeVar
 import httpx
 
 from pipelit_agents._threads import Apart
-from pipelit_agents.credentials.http_auth import is_loopback
+from pipelit_agents.credentials.origins import is_loopback
 
 __all__ = ["MAX_TIME", "bounded", "is_public"]
 

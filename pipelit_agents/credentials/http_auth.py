@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import importlib
-import ipaddress
 import re
 import sys
 import traceback
@@ -22,7 +21,7 @@ from collections.abc import (
 )
 from contextlib import suppress
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import httpx
 
@@ -30,36 +29,23 @@ from pipelit_agents._discretion import discreet
 from pipelit_agents._threads import aside
 from pipelit_agents.credentials.choice import Fallback, Rule, rule
 from pipelit_agents.credentials.leak_guard.patterns import MASK
+from pipelit_agents.credentials.origins import Origin, origin_in, origin_of
 from pipelit_agents.credentials.rules import require_reference
 from pipelit_agents.credentials.scope import Scope
 from pipelit_agents.credentials.secret import Secret
-from pipelit_agents.errors import ConfigurationError, CredentialError
+from pipelit_agents.errors import CredentialError
 from pipelit_agents.identity.agent import Agent
 
 if TYPE_CHECKING:
     from pipelit_agents.credentials.store import Credentials
 
-__all__ = ["HttpAuth", "http_auth", "is_loopback", "origin_of", "require_encrypted"]
+__all__ = ["HttpAuth", "http_auth"]
 
 _HEADER: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _SCHEME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]*")
-_PORTS: Final[Mapping[str, int]] = {"http": 80, "https": 443}
 _UNAUTHORIZED: Final = 401
 # Any: a request of httpx or of httpx2, which have the same attributes.
 _Request = Any
-
-
-class Origin(NamedTuple):
-    """A server, as browsers tell them apart."""
-
-    scheme: str
-    host: str
-    port: int | None
-
-    def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        port = "" if self.port == _PORTS.get(self.scheme) else f":{self.port}"
-        return f"{self.scheme}://{host}{port}"
 
 
 class HttpAuth(httpx.Auth):
@@ -253,7 +239,7 @@ class _Use:
         self._auth = auth
         self._request = request
         self._scope = Scope()
-        self._origin = _origin_in(request.url)
+        self._origin = origin_in(request.url)
         self._extensions = request.extensions
         self._sent: list[Any] = []
 
@@ -294,7 +280,7 @@ class _Use:
         if event.endswith("send_request_headers.started"):
             sent = details.get("request")
             if sent is not None and self._is_in(sent.headers):
-                origin = _origin_in(sent.url)
+                origin = origin_in(sent.url)
                 if origin != self._origin and not self._auth.names(origin):
                     self._mask(sent)
                     return origin
@@ -448,77 +434,6 @@ def _kind() -> type[HttpAuth]:
     except ImportError:
         return HttpAuth
     return type("HttpAuth", (HttpAuth, other.Auth), {"__module__": __name__})
-
-
-def origin_of(argument: str, url: object, *, sent: str = "the credential") -> Origin:
-    """Return the origin of a URL that a developer wrote.
-
-    Args:
-        argument: The argument's name, for the message.
-        url: The URL.
-        sent: What is sent there, for the message.
-
-    Raises:
-        TypeError: It isn't text.
-        ValueError: It has a user or password, or isn't https://; http:// is for this machine only.
-    """
-    if not isinstance(url, str) or not url:
-        raise TypeError(f"{argument} must be a URL, for example https://crm.example.com")
-    try:
-        parsed = httpx.URL(url)
-    except httpx.InvalidURL:
-        raise ValueError(
-            f"{argument} can't be read as a URL: use for example https://host"
-        ) from None
-    if parsed.scheme not in _PORTS or not parsed.host:
-        raise ValueError(f"{argument} has to begin with https:// and name a host")
-    if parsed.userinfo:
-        raise ValueError(f"{argument} must not hold a user or password")
-    if (refusal := _unencrypted(argument, parsed, sent)) is not None:
-        raise ValueError(refusal)
-    return _origin_in(parsed)
-
-
-def require_encrypted(argument: str, url: str) -> None:
-    """Refuse the URL of another machine that would receive a credential unencrypted.
-
-    Raises:
-        ConfigurationError: It begins with http://, and isn't on this machine.
-    """
-    with suppress(httpx.InvalidURL):
-        if (refusal := _unencrypted(argument, httpx.URL(url))) is not None:
-            raise ConfigurationError(refusal)
-
-
-def _unencrypted(argument: str, url: httpx.URL, sent: str = "the credential") -> str | None:
-    if url.scheme != "http" or is_loopback(url.host):
-        return None
-    return (
-        f"{argument}: http:// would send {sent} to {url.host} unencrypted: use "
-        "https:// (http:// is only for this machine)"
-    )
-
-
-def _origin_in(url: Any) -> Origin:
-    """Return the origin of the URL of a request: of httpx, of httpx2, or of what sends it."""
-    # A client's URL shows an international name in Unicode as its host; on the wire it has the name
-    # that raw_host has.
-    scheme, host = (
-        each.decode("ascii", "replace") if isinstance(each, bytes) else str(each)
-        for each in (url.scheme, getattr(url, "raw_host", url.host))
-    )
-    scheme, host = scheme.lower(), host.lower().strip("[]")
-    return Origin(scheme, host, _PORTS.get(scheme) if url.port is None else url.port)
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether a host is this machine, to which a secret may go unencrypted."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _require_sendable(name: str, text: str) -> None:

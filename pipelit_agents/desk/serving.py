@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from fastapi import FastAPI
 
 from pipelit_agents.bearer import source_of
-from pipelit_agents.credentials.http_auth import is_loopback
+from pipelit_agents.credentials.origins import is_loopback
 from pipelit_agents.desk.settings import PREFIX, DeskSettings
 from pipelit_agents.desk.tls import behind_tls, tls_context
 from pipelit_agents.desk.workers import Workers, listen_for, require_forks

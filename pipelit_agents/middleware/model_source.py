@@ -14,10 +14,10 @@ from langchain_core.language_models import BaseChatModel, ModelProfile
 
 from pipelit_agents._threads import aside
 from pipelit_agents.credentials.choice import Rule
-from pipelit_agents.credentials.http_auth import require_encrypted
 from pipelit_agents.credentials.leak_guard.search import holds
 from pipelit_agents.credentials.leak_guard.streams import Held
 from pipelit_agents.credentials.model_lists import ADDRESSES
+from pipelit_agents.credentials.origins import require_encrypted
 from pipelit_agents.credentials.scope import (
     Scope,
     entered_scope,

@@ -20,7 +20,7 @@ from pipelit_agents._bounds import require_seconds
 from pipelit_agents._discretion import discreet
 from pipelit_agents._words import quoted
 from pipelit_agents.credentials.bounded_http import MAX_TIME, bounded
-from pipelit_agents.credentials.http_auth import origin_of
+from pipelit_agents.credentials.origins import origin_of
 from pipelit_agents.credentials.rules import require_reference
 from pipelit_agents.credentials.scope import Scope
 from pipelit_agents.credentials.store import Credentials

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelit_agents.credentials.http_auth import is_loopback
+from pipelit_agents.credentials.origins import is_loopback
 from pipelit_agents.desk import DeskSettings
 from pipelit_agents.desk.serving import require_private
 from pipelit_agents.errors import ConfigurationError

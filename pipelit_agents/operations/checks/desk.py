@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from pipelit_agents.credentials.http_auth import is_loopback
+from pipelit_agents.credentials.origins import is_loopback
 from pipelit_agents.operations.addresses import clear_http
 from pipelit_agents.operations.checks.deployment import Deployment, deployment_check
 from pipelit_agents.operations.checks.finding import (
