@@ -86,6 +86,24 @@ def test_every_public_name_is_displayed() -> None:
     assert [name for name in (*PUBLIC, *MORE) if id(resolved(name)) not in ids] == []
 
 
+def test_a_class_displays_what_it_inherits() -> None:
+    """A reader finds the methods of its parts, which are on no page, unless the page lists some."""
+    written = "\n".join(PAGES.values())
+    options = dict(re.findall(r"^::: (\S+)\n((?:    .*\n)*)", written, re.MULTILINE))
+    classes = {name: resolved(name) for name in SHOWN if inspect.isclass(resolved(name))}
+    on_a_page = {id(each) for each in displayed()}
+    lacking = {
+        name
+        for name, each in classes.items()
+        for base in each.__mro__
+        if base.__module__.startswith("pipelit_agents.")
+        and id(base) not in on_a_page
+        and [method for method in vars(base) if not method.startswith("_")]
+        and not re.search(r"inherited_members: true|\bmembers: \[", options[name])
+    }
+    assert lacking == set()
+
+
 def test_no_module_hides_what_it_is_named_after() -> None:
     """Of a module and a function of one name, mkdocstrings takes the module."""
     for name in SHOWN:
@@ -124,7 +142,9 @@ def test_every_public_name_is_described() -> None:
         if inspect.isclass(each):
             found |= {
                 f"{name}.{method}": function
-                for method, function in vars(each).items()
+                for base in each.__mro__
+                if base.__module__.startswith("pipelit_agents.")
+                for method, function in vars(base).items()
                 if not method.startswith("_")
                 and inspect.isfunction(function)
                 and not function.__name__.startswith("_")
