@@ -16,6 +16,8 @@ from pipelit_agents.accounts.second_factor import Mfa
 from pipelit_agents.accounts.users import Users
 from pipelit_agents.approvals.calls import CallApprovals
 from pipelit_agents.audit.trail import AuditTrail
+from pipelit_agents.credentials.access import CredentialAccess
+from pipelit_agents.credentials.lists import CredentialLists
 from pipelit_agents.credentials.store import Credentials
 from pipelit_agents.errors import CodeRejected, UserNotFound
 from pipelit_agents.operations.approval_services import ServedApprovals
@@ -30,18 +32,18 @@ ALONE = {
     Approvals: set[str](),
     CallApprovals: set[str](),
     AuditTrail: set[str](),
-    Credentials: {
-        "put_in",
+    CredentialAccess: {
         "inject",
         "tool",
         "guard",
         "http_auth",
         "reveal",
         "areveal",
-        "has_in",
         "open_in",
         "note_refusal",
     },
+    CredentialLists: set[str](),
+    Credentials: {"has_in", "put_in"},
     Keys: set[str](),
     Mfa: set[str](),
     Pipelit: {"from_env", "agent", "acting_for", "checkpoint_serializer", "sealed_saver"},

@@ -21,7 +21,7 @@ from collections.abc import (
 )
 from contextlib import suppress
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import Any, Final, NoReturn, Protocol
 
 import httpx
 
@@ -36,9 +36,6 @@ from pipelit_agents.credentials.secret import Secret
 from pipelit_agents.errors import CredentialError
 from pipelit_agents.identity.agent import Agent
 
-if TYPE_CHECKING:
-    from pipelit_agents.credentials.store import Credentials
-
 __all__ = ["HttpAuth", "http_auth"]
 
 _HEADER: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
@@ -46,6 +43,25 @@ _SCHEME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]*")
 _UNAUTHORIZED: Final = 401
 # Any: a request of httpx or of httpx2, which have the same attributes.
 _Request = Any
+
+
+class Opener(Protocol):
+    """What `HttpAuth` asks of ``pipelit.credentials``."""
+
+    def open_in(
+        self,
+        scope: Scope,
+        name: str,
+        *,
+        agent: Agent | None,
+        per_person: bool,
+        fallback: Fallback,
+        wait: bool,
+    ) -> tuple[Mapping[str, Secret], Mapping[str, Any]]:
+        """Open the secrets of a credential, and return them with its public fields."""
+
+    def note_refusal(self, reference: str, agent: Agent | None, reason: str) -> None:
+        """Record that a server may not receive it."""
 
 
 class HttpAuth(httpx.Auth):
@@ -67,7 +83,7 @@ class HttpAuth(httpx.Auth):
 
     def __init__(
         self,
-        credentials: Credentials,
+        credentials: Opener,
         reference: str,
         *,
         agent: Agent | None,
@@ -388,7 +404,7 @@ def _atracing(use: _Use, theirs: Any) -> Callable[..., Any]:
 
 
 def http_auth(
-    credentials: Credentials,
+    credentials: Opener,
     name: str,
     *,
     agent: Agent | None,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import Any, Final
 
 from pipelit_agents._bounds import require_seconds
 from pipelit_agents._core import Core
@@ -30,9 +30,6 @@ from pipelit_agents.display import html_of
 from pipelit_agents.errors import CredentialError
 from pipelit_agents.identity.acting import acting_for
 from pipelit_agents.identity.agent import Agent
-
-if TYPE_CHECKING:
-    from pipelit_agents.credentials.store import Credentials
 
 __all__ = ["CredentialTest", "atry_out", "try_out"]
 
@@ -248,7 +245,7 @@ class _Trial:
         opened = _AlreadyOpen(self._core, self._person, secrets, public)
         try:
             auth = http_auth(
-                cast("Credentials", opened),
+                opened,
                 self.reference,
                 agent=self._agent,
                 per_person=False,
@@ -269,7 +266,7 @@ class _Trial:
 
 
 class _AlreadyOpen:
-    """What `HttpAuth` asks of ``pipelit.credentials``, for one credential that is open.
+    """The `Opener` of a credential that is open already.
 
     So a test opens it once, and leaves one entry in the audit trail.
     """

@@ -1,0 +1,18 @@
+"""The base class of the parts of ``Credentials``."""
+
+from __future__ import annotations
+
+from pipelit_agents._core import Core
+
+__all__ = ["CredentialService"]
+
+
+class CredentialService:
+    """The base class of the parts of ``Credentials``.
+
+    Args:
+        core: The database, and the encryption keys.
+    """
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
