@@ -19,7 +19,7 @@ from pipelit_agents.credentials.issued_codes import Code, Issued, issue
 from pipelit_agents.credentials.leak_guard.parts import DEFAULT_FIELD
 from pipelit_agents.credentials.limits import refusal_beyond_limit
 from pipelit_agents.credentials.secret import Secret
-from pipelit_agents.database.fast_path import Query
+from pipelit_agents.database.fast_path import Open, Query
 from pipelit_agents.errors import (
     AccountError,
     CodeUnavailable,
@@ -202,6 +202,32 @@ def decrypted(
             is handed out.
         by: The requester's name for the audit log, if no agent opens it.
     """
+    actor = _admitted(core, name, wanted, agent)
+    # Read, decrypt and record in one transaction, so that every answer is in the audit log, and
+    # nobody opens anything for a person who was deactivated before.
+    with core.database.deciding() as transaction:
+        acting = Actor.read(transaction, claimed_person(core.database))
+        answer = _decide(core, transaction, name, wanted, actor, which, acting, test=test)
+        refused = isinstance(answer.result, Exception)
+        core.record(
+            transaction,
+            actor or by,
+            answer.subject,
+            "credential.reveal",
+            answer.reason,
+            outcome="refused" if refused else "ok",
+            person=acting.recorded if refused else acting.person,
+        )
+    if isinstance(answer.result, Exception):
+        raise answer.result
+    return answer.result
+
+
+def _admitted(core: Core, name: str, wanted: str | None, agent: Agent | None) -> str:
+    """Return the name of the agent that opens a credential; refuse one that may open nothing now.
+
+    What is refused here is decided without a look at the credential.
+    """
     if agent is not None and not agent.is_of(core.database):
         raise CredentialError(
             f"credential {quoted(name)}: {agent!r} belongs to another Pipelit",
@@ -210,70 +236,77 @@ def decrypted(
     if (beyond := refusal_beyond_limit(name, wanted)) is not None:
         record_refusal(core, name, agent, "not for this task")
         raise beyond
-    actor = ""
-    if agent is not None:
-        actor = agent.username
-        try:
-            # A handle outlives its account, but a deactivated account may not open anything.
-            agent.require_active()
-        except (AccountError, ConfigurationError, UnsealError) as error:
-            reason = _REFUSALS.get(type(error), "agent can't act")
-            record_refusal(core, name, agent, reason)
-            raise
-    plain, reason, note = _Plain({}, {}), "", ""
+    if agent is None:
+        return ""
+    try:
+        # A handle outlives its account, but a deactivated account may not open anything.
+        agent.require_active()
+    except (AccountError, ConfigurationError, UnsealError) as error:
+        record_refusal(core, name, agent, _REFUSALS.get(type(error), "agent can't act"))
+        raise
+    return agent.username
+
+
+class _Answer(NamedTuple):
+    """The answer to a request for a credential.
+
+    Attributes:
+        subject: The credential's name, for the audit log.
+        reason: The reason of a refusal for the audit log; otherwise a note, or an empty string.
+        result: What is opened, or the error for the caller.
+    """
+
+    subject: str
+    reason: str
+    result: Opened | Exception
+
+
+def _decide(
+    core: Core,
+    transaction: Open,
+    name: str,
+    wanted: str | None,
+    actor: str,
+    which: Rule,
+    acting: Actor,
+    *,
+    test: bool,
+) -> _Answer:
+    """Read a credential and decrypt it, if the agent or the person may open it."""
+    found = find(transaction, name, which, acting)
+    if not isinstance(found, Found):
+        reason = _REFUSALS.get(type(found), "not opened")
+        if isinstance(found, NobodyAuthenticated):
+            reason = acting.why_refused
+        subject = recordable(name) if isinstance(found, CredentialNotFound) else name
+        return _Answer(subject, reason, found)
+    whose, row, note = found
+    try:
+        # Decrypt first: this also verifies the allow list, which is bound to the secret.
+        purpose = whose.purpose(name, row.kind, row.public, row.allow)
+        stored = json.loads(core.keyring().unseal(row.sealed, purpose))
+    except ConfigurationError as error:
+        return _Answer(name, _REFUSALS.get(type(error), "not opened"), error)
+    except UnsealError:
+        return _Answer(name, "doesn't open", UnsealError(what=whose.called(name)))
+    plain = _Plain(stored, json.loads(row.public))
+    field = plain.resolved(wanted)
+    allowed = None if row.allow is None else json.loads(row.allow)
+    if allowed is not None and actor not in allowed and acting.person not in allowed:
+        return _Answer(name, "not allowed", _not_allowed(name, actor, acting.person))
+    if field and not plain.has(field):
+        return _Answer(name, "no such field", _no_such_field(name, field, plain))
     codes: dict[str, Issued] = {}
-    refused: Exception | None = None
-    # Read, decrypt and record in one transaction, so that every answer is in the audit log, and
-    # nobody opens anything for a person who was deactivated before.
-    with core.database.deciding() as transaction:
-        acting = Actor.read(transaction, claimed_person(core.database))
-        found = find(transaction, name, which, acting)
+    if test:
+        note = ", ".join(filter(None, (note, "test")))
+    elif (seed := plain.seeds.get(field)) is not None:
         try:
-            if not isinstance(found, Found):
-                raise found
-            whose, row, note = found
-            # Decrypt first: this also verifies the allow list, which is bound to the secret.
-            purpose = whose.purpose(name, row.kind, row.public, row.allow)
-            stored = json.loads(core.keyring().unseal(row.sealed, purpose))
-        except (ConfigurationError, CredentialError, UnsealError) as error:
-            refused, reason = error, _REFUSALS.get(type(error), "not opened")
-            if isinstance(error, UnsealError):
-                refused = UnsealError(what=whose.called(name))
-            elif isinstance(error, NobodyAuthenticated):
-                reason = acting.why_refused
-        else:
-            plain = _Plain(stored, json.loads(row.public))
-            wanted = plain.resolved(wanted)
-            allowed = None if row.allow is None else json.loads(row.allow)
-            if allowed is not None and actor not in allowed and acting.person not in allowed:
-                reason = "not allowed"
-            elif wanted and not plain.has(wanted):
-                reason = "no such field"
-            elif test:
-                note = ", ".join(filter(None, (note, "test")))
-            elif (seed := plain.seeds.get(wanted)) is not None:
-                try:
-                    wait = longest_wait(plain.public, seed)
-                    codes[wanted] = issued = issue(core, transaction, name, seed, wait)
-                    note = ", ".join(filter(None, (note, f"step {issued.step}")))
-                except CodeUnavailable as error:
-                    refused, reason = error, "no free code"
-        core.record(
-            transaction,
-            actor or by,
-            recordable(name) if isinstance(refused, CredentialNotFound) else name,
-            "credential.reveal",
-            reason or note,
-            outcome="refused" if reason else "ok",
-            person=acting.recorded if reason else acting.person,
-        )
-    if refused is not None:
-        raise refused
-    if reason == "not allowed":
-        raise _not_allowed(name, actor, acting.person)
-    if reason:
-        raise _no_such_field(name, wanted, plain)
-    return Opened(plain.texts, plain.public, codes, wanted or "")
+            issued = issue(core, transaction, name, seed, longest_wait(plain.public, seed))
+        except CodeUnavailable as error:
+            return _Answer(name, "no free code", error)
+        codes[field] = issued
+        note = ", ".join(filter(None, (note, f"step {issued.step}")))
+    return _Answer(name, note, Opened(plain.texts, plain.public, codes, field))
 
 
 def _not_allowed(name: str, actor: str, person: str) -> CredentialNotAllowed:
@@ -289,7 +322,7 @@ def _not_allowed(name: str, actor: str, person: str) -> CredentialNotAllowed:
     )
 
 
-def _no_such_field(name: str, wanted: str | None, plain: _Plain) -> CredentialNotFound:
+def _no_such_field(name: str, wanted: str, plain: _Plain) -> CredentialNotFound:
     if wanted == DEFAULT_FIELD and len(plain.names) > 1:
         return CredentialNotFound(
             f"credential {name!r} has several secrets: name one, as "
