@@ -24,11 +24,13 @@ from internals import (
 )
 
 from pipelit_agents import Agent, Pipelit
+from pipelit_agents.credentials.scope import Scope
 from pipelit_agents.errors import (
     CredentialError,
     CredentialNotFound,
     InvalidUsername,
     MalformedCode,
+    NobodyAuthenticated,
     PipelitError,
     UserNotFound,
     VerificationError,
@@ -348,6 +350,16 @@ def test_what_a_node_raises_does_not_repeat_it(
         said = f"{raised.value!r} {vars(raised.value)} {[str(x.message) for x in caught]}"
         said += trail(pipelit)
         assert not [each for each in forms_of(secret) if each in said]
+
+
+@pytest.mark.parametrize("kind", SECRETS)
+def test_a_secret_as_the_name_of_an_own_credential_is_not_recorded(
+    pipelit: Pipelit, kind: str
+) -> None:
+    """Nobody is authenticated, so the refusal is recorded without a look for the credential."""
+    with pytest.raises(NobodyAuthenticated):
+        pipelit.credentials.open_in(Scope(), SECRETS[kind], per_person=True)
+    assert not [each for each in forms_of(SECRETS[kind]) if each in trail(pipelit)]
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ from pipelit_agents.errors import (
 )
 from pipelit_agents.identity.acting import claimed_person
 from pipelit_agents.identity.agent import Agent
-from pipelit_agents.protocol.usernames import OPERATOR
+from pipelit_agents.protocol.usernames import OPERATOR, is_username
 
 __all__ = ["Opened", "decrypted", "open_field", "open_secret", "record_refusal"]
 
@@ -136,18 +136,24 @@ def record_refusal(core: Core, reference: str, agent: Agent | None, reason: str)
         # The operator is not an account, so no handle acts for it.
         actor = ""
     with core.database.deciding() as connection:
-        name = reference.partition(":")[0]
-        if may_be_secret(name) and not _READ_NAME.fetch(connection, {"name": name}):
-            name = recordable(name)
         core.record(
             connection,
             actor,
-            name,
+            _recorded_name(connection, reference.partition(":")[0]),
             "credential.reveal",
             reason,
             outcome="refused",
             person=Actor.read(connection, claimed_person(core.database)).recorded,
         )
+
+
+def _recorded_name(connection: Open, name: str) -> str:
+    """Return a name for the audit log; a key that was passed as one isn't recorded."""
+    if not may_be_secret(name) or (
+        is_username(name) and _READ_NAME.fetch(connection, {"name": name})
+    ):
+        return name
+    return recordable(name)
 
 
 @discreet
@@ -278,8 +284,7 @@ def _decide(
         reason = _REFUSALS.get(type(found), "not opened")
         if isinstance(found, NobodyAuthenticated):
             reason = acting.why_refused
-        subject = recordable(name) if isinstance(found, CredentialNotFound) else name
-        return _Answer(subject, reason, found)
+        return _Answer(_recorded_name(transaction, name), reason, found)
     whose, row, note = found
     try:
         # Decrypt first: this also verifies the allow list, which is bound to the secret.
