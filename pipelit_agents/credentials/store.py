@@ -265,9 +265,10 @@ class Credentials(CredentialLists, CredentialAccess):
             NoPersonalCredential: ``person`` has none of that name.
             UnsealError: It can't be decrypted with this keyring, or was tampered with.
         """
-        from pipelit_agents.credentials.trial import try_out
+        # Imported late: importing this package must stay fast.
+        from pipelit_agents.credentials.trial import Trial
 
-        return try_out(self._core, name, agent, person, timeout, by=by, public_only=public_only)
+        return Trial(self._core, name, agent, person, timeout, by=by, public_only=public_only).run()
 
     async def atest(
         self,
@@ -280,8 +281,8 @@ class Credentials(CredentialLists, CredentialAccess):
         public_only: bool = False,
     ) -> CredentialTest:
         """As ``test``, off the event loop."""
-        from pipelit_agents.credentials.trial import atry_out
+        from pipelit_agents.credentials.trial import Trial
 
-        return await atry_out(
+        return await Trial(
             self._core, name, agent, person, timeout, by=by, public_only=public_only
-        )
+        ).arun()

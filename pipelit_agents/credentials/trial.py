@@ -31,7 +31,7 @@ from pipelit_agents.errors import CredentialError
 from pipelit_agents.identity.acting import acting_for
 from pipelit_agents.identity.agent import Agent
 
-__all__ = ["CredentialTest", "atry_out", "try_out"]
+__all__ = ["CredentialTest", "Trial"]
 
 # Seconds, after which a test that doesn't keep its own time is given up.
 GRACE: Final = 1.0
@@ -69,86 +69,17 @@ class CredentialTest:
         return html_of(self)
 
 
-def try_out(
-    core: Core,
-    reference: str,
-    agent: Agent | None,
-    person: str | None,
-    within: float,
-    *,
-    by: str,
-    public_only: bool,
-) -> CredentialTest:
-    """Test a credential; see `Credentials.test`."""
-    trial = _begin(core, reference, agent, person, within, by, public_only)
-    try:
-        return _APART.run(trial.run, within=trial.timeout + GRACE, of=trial.counted_as)
-    except Stuck:
-        return trial.report(Finding("unanswered", late(trial.timeout)))
-    finally:
-        trial.close()
+class Trial:
+    """A test of one credential, which is open until the test is over; see `Credentials.test`.
 
-
-async def atry_out(
-    core: Core,
-    reference: str,
-    agent: Agent | None,
-    person: str | None,
-    within: float,
-    *,
-    by: str,
-    public_only: bool,
-) -> CredentialTest:
-    """As ``try_out``, off the event loop."""
-    trial = await aside(_begin, core, reference, agent, person, within, by, public_only)
-    try:
-        return await _APART.arun(trial.run, within=trial.timeout + GRACE, of=trial.counted_as)
-    except Stuck:
-        return trial.report(Finding("unanswered", late(trial.timeout)))
-    finally:
-        trial.close()
-
-
-@discreet
-def _begin(
-    core: Core,
-    reference: str,
-    agent: Agent | None,
-    person: str | None,
-    timeout: float,
-    by: str,
-    public_only: bool,
-) -> _Trial:
-    """Open a credential for a test, on record."""
-    require_reference("name", reference)
-    if agent is not None and not isinstance(agent, Agent):
-        raise TypeError('agent must be a handle: pipelit.agent("agent_lead")')
-    timeout = require_seconds(timeout, "timeout", most=MAX_TIME)
-    name, _, wanted = reference.partition(":")
-    with _acting(core, person):
-        opened = decrypted(core, name, wanted, agent, Rule(person is not None), test=True, by=by)
-    if wanted in opened.public and wanted not in opened.secrets:
-        raise CredentialError(
-            f"{reference!r} is a public field, which needs no test: name a secret", credential=name
-        )
-    scope = Scope()
-    secrets = {key: scope.hold(each) for key, each in opened.held(name).items()}
-    return _Trial(
-        core, reference, agent, person, timeout, scope, secrets, opened.public, public_only
-    )
-
-
-def _acting(core: Core, person: str | None) -> AbstractContextManager[None]:
-    """Return a block in which the audit names the person whose own credential is tested."""
-    return nullcontext() if person is None else acting_for(core.database, person)
-
-
-class _Trial:
-    """A credential that is open for its test; it closes when the test is over.
-
-    Attributes:
+    Args:
+        core: The database, and the encryption keys.
         reference: The credential, or ``credential:field``.
+        agent: The agent that opens it.
+        person: The person whose own credential it is; None for the shared one.
         timeout: For the whole test, in seconds.
+        by: The requester's name for the audit, if no agent opens it.
+        public_only: Whether to ask only a server with a public address, and no database.
     """
 
     def __init__(
@@ -158,38 +89,70 @@ class _Trial:
         agent: Agent | None,
         person: str | None,
         timeout: float,
-        scope: Scope,
-        secrets: Mapping[str, Secret],
-        public: Mapping[str, Any],
+        *,
+        by: str,
         public_only: bool,
     ) -> None:
-        self._public_only = public_only
-        self.reference = reference
-        self.timeout = timeout
         self._core = core
+        self._reference = require_reference("name", reference)
+        if agent is not None and not isinstance(agent, Agent):
+            raise TypeError('agent must be a handle: pipelit.agent("agent_lead")')
         self._agent = agent
         self._person = person
-        self._scope = scope
-        self._secrets = secrets
-        self._public = public
+        self._timeout = require_seconds(timeout, "timeout", most=MAX_TIME)
+        self._by = by
+        self._public_only = public_only
+        self._scope = Scope()
+        self._secrets: Mapping[str, Secret] = {}
+        self._public: Mapping[str, Any] = {}
+
+    def run(self) -> CredentialTest:
+        """Open the credential, and ask whatever can tell whether it is good."""
+        try:
+            self._open()
+            return _APART.run(self._asked, within=self._timeout + GRACE, of=self._counted_as)
+        except Stuck:
+            return self._report(Finding("unanswered", late(self._timeout)))
+        finally:
+            # Also for a test that still runs: the secrets become unreadable.
+            self._scope.close()
+
+    async def arun(self) -> CredentialTest:
+        """As ``run``, off the event loop."""
+        try:
+            await aside(self._open)
+            return await _APART.arun(self._asked, within=self._timeout + GRACE, of=self._counted_as)
+        except Stuck:
+            return self._report(Finding("unanswered", late(self._timeout)))
+        finally:
+            self._scope.close()
 
     @property
-    def counted_as(self) -> str:
+    def _counted_as(self) -> str:
         """The name by which tests that hang are counted: nobody's stop those of another person."""
-        return f"{self._person or ''}:{self.reference}"
+        return f"{self._person or ''}:{self._reference}"
 
     @discreet
-    def run(self) -> CredentialTest:
-        """Ask whatever can tell whether the credential is good."""
-        return self.report(self._finding())
+    def _open(self) -> None:
+        """Open the credential, on record."""
+        name, _, wanted = self._reference.partition(":")
+        which = Rule(self._person is not None)
+        with _acting(self._core, self._person):
+            opened = decrypted(self._core, name, wanted, self._agent, which, test=True, by=self._by)
+        if wanted in opened.public and wanted not in opened.secrets:
+            raise CredentialError(
+                f"{self._reference!r} is a public field, which needs no test: name a secret",
+                credential=name,
+            )
+        self._secrets = {key: self._scope.hold(each) for key, each in opened.held(name).items()}
+        self._public = opened.public
 
-    def report(self, finding: Finding) -> CredentialTest:
-        """Return what was found out about this credential."""
-        return CredentialTest(self.reference, *finding)
+    @discreet
+    def _asked(self) -> CredentialTest:
+        return self._report(self._finding())
 
-    def close(self) -> None:
-        """Make the secrets unreadable, also for a test that still runs."""
-        self._scope.close()
+    def _report(self, finding: Finding) -> CredentialTest:
+        return CredentialTest(self._reference, *finding)
 
     def _finding(self) -> Finding:
         if not self._secrets:
@@ -213,7 +176,7 @@ class _Trial:
                     "it is a database's connection string, which isn't tried for members: let an "
                     "operator test it, or test it where it is used",
                 )
-            return url if isinstance(url, Finding) else connect(url, self.timeout)
+            return url if isinstance(url, Finding) else connect(url, self._timeout)
         return Finding(
             "untested",
             "it can be opened, and nothing is known about how to test it. Store it with the public "
@@ -246,7 +209,7 @@ class _Trial:
         try:
             auth = http_auth(
                 opened,
-                self.reference,
+                self._reference,
                 agent=self._agent,
                 per_person=False,
                 fallback=None,
@@ -256,13 +219,18 @@ class _Trial:
             )
         except (TypeError, ValueError) as error:
             return Finding("unanswered", f"a public field can't be used: test_{error}")
-        return ask(request, auth, self.timeout, public_only=self._public_only)
+        return ask(request, auth, self._timeout, public_only=self._public_only)
 
     def _several(self) -> Finding:
-        name, first = self.reference.partition(":")[0], next(iter(self._secrets))
+        name, first = self._reference.partition(":")[0], next(iter(self._secrets))
         return Finding(
             "untested", f"it has several secrets: name the one to test, for example {name}:{first}"
         )
+
+
+def _acting(core: Core, person: str | None) -> AbstractContextManager[None]:
+    """Return a block in which the audit names the person whose own credential is tested."""
+    return nullcontext() if person is None else acting_for(core.database, person)
 
 
 class _AlreadyOpen:
