@@ -90,7 +90,8 @@ class Credentials(CredentialLists, CredentialAccess):
                 display it for those who can't scan, and something else is refused. Nothing else
                 depends on the kind.
             created_by: The name of who stores it, for the audit log. It is only a record, and no
-                account need have it.
+                account need have it. If a credential is replaced, its ``updated_by`` changes, and
+                its ``created_by`` stays.
             public: JSON fields that are not secret, for example ``{"base_url": …}``. They are
                 bound to the secret: if they are changed in the database, it can't be opened.
                 They are stored in clear, so a field is refused if its name or form says that it

@@ -52,8 +52,8 @@ class CredentialInfo:
         masked: The secret field, masked except for its last four characters; if there are several,
             each of them.
         public: The fields that are not secret.
-        created_by: The account that created it. This is not an owner: by default, any account may
-            open it.
+        created_by: The account that stored it first. This is not an owner: by default, any account
+            may open it.
         allow: The only accounts that may open it, or None if any account may.
         created_at: When it was created, UTC.
         updated_at: When it was last changed, UTC.
@@ -66,6 +66,8 @@ class CredentialInfo:
         person: Whose own credential it is; None for the shared one.
         readable: Whether a key decrypts it. If none does, ``masked`` says so, nothing is known of
             ``public`` and of the parts, and nobody may open it. It can be replaced and deleted.
+        updated_by: The account that stored it last, at ``updated_at``. It is None for a credential
+            that an earlier version stored, and for one that no key decrypts.
     """
 
     name: str
@@ -80,6 +82,7 @@ class CredentialInfo:
     unsearched: tuple[str, ...] = ()
     person: str | None = None
     readable: bool = True
+    updated_by: str | None = None
 
     def _repr_html_(self) -> str:
         return html_of(self)
@@ -129,6 +132,7 @@ class StoredCredential(NamedTuple):
             hint.searched,
             hint.unsearched,
             self.whose.person,
+            updated_by=hint.updated_by,
         )
 
     def _unreadable(self) -> CredentialInfo:
@@ -185,7 +189,7 @@ def store(
         "public": fields.public,
         "allow": fields.allow,
         "sealed": Sealed(keyring.seal(json.dumps(secrets), purpose), purpose),
-        "hint": Sealed(keyring.seal(_hint(secrets, found), hint_purpose), hint_purpose),
+        "hint": Sealed(keyring.seal(_hint(secrets, found, created_by), hint_purpose), hint_purpose),
         "updated_at": now,
     }
     core.database.lock(connection, whose.lock(fields.name))
@@ -308,23 +312,24 @@ def _reading(whose: Whose) -> Select[*tuple[Any, ...]]:
 
 
 class _Hint(NamedTuple):
-    """The displayable part of a credential's secrets, stored encrypted beside them."""
+    """What is displayed of a credential's secrets and its last change, encrypted beside them."""
 
     masked: str
     searched: tuple[str, ...] = ()
     unsearched: tuple[str, ...] = ()
+    updated_by: str | None = None
 
     @classmethod
     def read(cls, text: str) -> _Hint:
-        # Earlier versions stored only the mask, which is not JSON.
+        # Earlier versions stored only the mask, which is not JSON, and later ones no updated_by.
         try:
-            masked, searched, unsearched = json.loads(text)
+            masked, searched, unsearched, *by = json.loads(text)
         except ValueError:
             return cls(text)
-        return cls(masked, tuple(searched), tuple(unsearched))
+        return cls(masked, tuple(searched), tuple(unsearched), *by)
 
 
-def _hint(secrets: Stored, found: Described) -> str:
+def _hint(secrets: Stored, found: Described, updated_by: str) -> str:
     # Of a seed nothing is shown: nobody compares it, and its end is a part of every code.
     masks = {
         key: "…" + (shown_end(each) if isinstance(each, str) else "")
@@ -334,7 +339,7 @@ def _hint(secrets: Stored, found: Described) -> str:
     if list(masks) == [DEFAULT_FIELD]:
         masked = masks[DEFAULT_FIELD]
     unsearched = (*found.short, *found.common, *found.public)
-    return json.dumps(_Hint(masked, _first(found.searched), _first(unsearched)))
+    return json.dumps(_Hint(masked, _first(found.searched), _first(unsearched), updated_by))
 
 
 def _first(paths: Sequence[str]) -> tuple[str, ...]:

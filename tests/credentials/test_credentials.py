@@ -77,6 +77,7 @@ def test_what_is_shown_of_a_credential(pipelit: Pipelit, clock: Clock) -> None:
         created_at=at,
         updated_at=at,
         searched=("value",),
+        updated_by="alice",
     )
     assert pipelit.credentials.get("openai") == made
     assert pipelit.credentials.list() == [made]
@@ -177,7 +178,7 @@ def test_a_single_named_field_is_what_the_name_alone_opens(pipelit: Pipelit) -> 
 
 
 def test_putting_again_replaces_all_but_its_beginning(pipelit: Pipelit, clock: Clock) -> None:
-    """A second ``put`` replaces secret, kind, public and list; who made it first stays."""
+    """A second ``put`` replaces secret, kind, public, list and ``updated_by``, and no more."""
     pipelit.credentials.put(
         "openai", "old", kind="x", created_by="alice", public={"a": 1}, allow=["bob"]
     )
@@ -185,6 +186,8 @@ def test_putting_again_replaces_all_but_its_beginning(pipelit: Pipelit, clock: C
     made = pipelit.credentials.put("openai", VALUE, kind="llm", created_by="bob")
     assert (made.kind, dict(made.public), made.allow, made.created_by) == ("llm", {}, None, "alice")
     assert (made.updated_at - made.created_at).total_seconds() == 10
+    assert made.updated_by == "bob"
+    assert pipelit.credentials.list() == [made]
     assert opened(pipelit, "openai") == VALUE
     assert len(pipelit.credentials.list()) == 1
 
@@ -342,19 +345,21 @@ def test_a_secret_that_is_too_short_to_be_searched_for_is_said(pipelit: Pipelit)
     assert opened(pipelit, "pin") == "abc1234"
 
 
-def test_what_an_earlier_version_stored_is_still_shown(pipelit: Pipelit) -> None:
-    """Its mask was sealed alone; which parts are searched for is known when it is put again."""
+@pytest.mark.parametrize("stored", ["user=…, password=…cdef", '["user=…, password=…cdef", [], []]'])
+def test_what_an_earlier_version_stored_is_still_shown(pipelit: Pipelit, stored: str) -> None:
+    """Its mask was sealed alone, then without ``updated_by``; putting it again adds the rest."""
     pipelit.credentials.put("db", VALUE, kind="llm", created_by="alice")
     with database_of(pipelit).writing() as connection:
         row = connection.execute(select(CredentialRow.__table__)).one()
         place = f"{credential_purpose(row.name, row.kind, row.public, row.allow)}:hint"
-        old = Sealed(keyring_of(pipelit).seal("user=…, password=…cdef", place), place)
+        old = Sealed(keyring_of(pipelit).seal(stored, place), place)
         connection.execute(update(CredentialRow).values(hint=old))
     shown = pipelit.credentials.get("db")
     assert (shown.masked, shown.searched) == ("user=…, password=…cdef", ())
+    assert shown.updated_by is None
     made = pipelit.credentials.put("db", VALUE, kind="llm", created_by="alice")
     assert pipelit.credentials.get("db") == made
-    assert made.searched == ("value",)
+    assert (made.searched, made.updated_by) == (("value",), "alice")
 
 
 def test_an_agent_is_taken_by_name(pipelit: Pipelit, writer: Agent) -> None:
@@ -428,6 +433,7 @@ async def test_what_no_key_decrypts_can_be_listed(pipelit: Pipelit, clock: Clock
         ("c", "…cdef", True),
     ]
     assert (listed[1].public, listed[1].allow, listed[1].searched) == ({}, (), ())
+    assert [each.updated_by for each in listed] == ["alice", None, "alice"]
     assert list(credentials.page(unreadable=True)) == listed
     assert list(await credentials.apage(unreadable=True)) == await credentials.alist(
         unreadable=True

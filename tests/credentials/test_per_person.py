@@ -494,6 +494,17 @@ def test_putting_again_replaces_the_persons_own(people: Pipelit, whose: Any) -> 
     assert opener(people, per_person=False)() == "shared"
 
 
+def test_an_own_one_shows_who_stored_it_last(people: Pipelit) -> None:
+    """Alice replaces what somebody else stored for her: in the trail, and in its description."""
+    credentials = people.credentials
+    for by in ("bob", "alice"):
+        made = credentials.put("crm", KEYS["alice"], kind="http", created_by=by, person="alice")
+    assert credentials.get("crm", person="alice") == made
+    assert (made.created_by, made.updated_by, made.person) == ("bob", "alice", "alice")
+    written = people.audit.list(action="credential.put", subject="crm")
+    assert [(each.actor, each.person) for each in written] == [("bob", "alice"), ("alice", "alice")]
+
+
 def test_the_error_names_the_persons_own(people: Pipelit) -> None:
     """Where only the person who acts has one of the name, it says how to open that."""
     open_ = opener(people, per_person=False)
