@@ -94,6 +94,7 @@ class HttpAuth(httpx.Auth):
     ) -> None:
         self._credentials = credentials
         self._reference = reference
+        self._name = reference.partition(":")[0]
         self._agent = agent
         self._which = which
         self._origins = origins
@@ -141,7 +142,6 @@ class HttpAuth(httpx.Auth):
             CredentialError: The credential is missing, not allowed for this agent, or not for this
                 origin, or it can't be sent in a header.
         """
-        name = self._reference.partition(":")[0]
         if self._origins is not None:
             self._require_origin(origin, self._origins)
         secrets, public = self._credentials.open_in(
@@ -153,29 +153,35 @@ class HttpAuth(httpx.Auth):
         if not secrets or (wanted is None and len(secrets) > 1):
             raise CredentialError(
                 f"{self._reference!r} is not one secret: name the field to send, for example "
-                f"http_auth('{name}:{next(iter(secrets), 'token')}')",
-                credential=name,
+                f"http_auth('{self._name}:{next(iter(secrets), 'token')}')",
+                credential=self._name,
             )
         secret = secrets[wanted or next(iter(secrets))].get_secret_value()
         if self._scheme == "Basic":
-            user = secrets.get("username", public.get("username"))
-            if not isinstance(user, str | Secret) and ":" in self._reference:
-                # A reference with a field opens that field alone.
-                raise CredentialError(
-                    f'Basic needs username and password: pass http_auth("{name}", '
-                    'scheme="Basic"), without a field',
-                    credential=name,
-                )
-            if not isinstance(user, str | Secret):
-                raise CredentialError(
-                    f"credential {name!r} has no field 'username', which Basic needs: add it as a "
-                    "public field or a secret one",
-                    credential=name,
-                )
-            text = user.get_secret_value() if isinstance(user, Secret) else user
-            secret = base64.b64encode(f"{text}:{secret}".encode()).decode()
-        _require_sendable(name, secret)
+            user = self._user(secrets, public)
+            secret = base64.b64encode(f"{user}:{secret}".encode()).decode()
+        _require_sendable(self._name, secret)
         return f"{self._scheme} {secret}" if self._scheme else secret
+
+    def _user(self, secrets: Mapping[str, Secret], public: Mapping[str, Any]) -> str:
+        """Return the username for Basic, which may be a public field or a secret one."""
+        user = secrets.get("username", public.get("username"))
+        if isinstance(user, Secret):
+            return user.get_secret_value()
+        if isinstance(user, str):
+            return user
+        if ":" in self._reference:
+            # A reference with a field opens that field alone.
+            raise CredentialError(
+                f'Basic needs username and password: pass http_auth("{self._name}", '
+                'scheme="Basic"), without a field',
+                credential=self._name,
+            )
+        raise CredentialError(
+            f"credential {self._name!r} has no field 'username', which Basic needs: add it as a "
+            "public field or a secret one",
+            credential=self._name,
+        )
 
     def names(self, origin: Origin) -> bool:
         """Return whether an origin is one of those that the code names."""
@@ -189,11 +195,10 @@ class HttpAuth(httpx.Auth):
     def refuse(self, origin: Origin) -> NoReturn:
         """Refuse an origin, on record."""
         self._credentials.note_refusal(self._reference, self._agent, "another origin")
-        name = self._reference.partition(":")[0]
         raise CredentialError(
-            f"credential {name!r} isn't for {origin}: name the servers that may "
+            f"credential {self._name!r} isn't for {origin}: name the servers that may "
             "receive it in http_auth(origins=[…]), or in the credential's public field 'base_url'",
-            credential=name,
+            credential=self._name,
         )
 
     def _require_origin(self, origin: Origin, allowed: Sequence[Origin]) -> None:
@@ -201,15 +206,13 @@ class HttpAuth(httpx.Auth):
             self.refuse(origin)
 
     def _own_origin(self, public: Mapping[str, Any]) -> Origin:
-        name = self._reference.partition(":")[0]
-        url = public.get("base_url")
         try:
-            return origin_of("base_url", url)
+            return origin_of("base_url", public.get("base_url"))
         except (TypeError, ValueError) as error:
             raise CredentialError(
-                f"credential {name!r} doesn't say which server may receive it: {error}. Name it in "
-                "http_auth(origins=['https://…']), or in the public field 'base_url'",
-                credential=name,
+                f"credential {self._name!r} doesn't say which server may receive it: {error}. Name "
+                "it in http_auth(origins=['https://…']), or in the public field 'base_url'",
+                credential=self._name,
             ) from None
 
     def __repr__(self) -> str:
