@@ -59,6 +59,7 @@ class Opener(Protocol):
         wait: bool,
     ) -> tuple[Mapping[str, Secret], Mapping[str, Any]]:
         """Open the secrets of a credential, and return them with its public fields."""
+        ...
 
     def note_refusal(self, reference: str, agent: Agent | None, reason: str) -> None:
         """Record that a server may not receive it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 import ssl
@@ -17,11 +18,15 @@ import httpx
 import pytest
 from certificates import certify
 from internals import database_of
+from redis_server import until
 from sqlalchemy import text
 
 from pipelit_agents import Agent, CredentialTest, Pipelit
 from pipelit_agents.credentials.bounded_http import is_public
 from pipelit_agents.credentials.model_lists import models_request
+from pipelit_agents.credentials.opening import Opened, decrypted
+from pipelit_agents.credentials.scope import Scope
+from pipelit_agents.credentials.secret import Secret
 from pipelit_agents.credentials.trial_request import Request
 from pipelit_agents.credentials.trial_request import ask as really_ask
 from pipelit_agents.credentials.trial_words import NOT_PUBLIC, Finding, by_error
@@ -29,6 +34,7 @@ from pipelit_agents.errors import (
     CredentialError,
     CredentialNotAllowed,
     CredentialNotFound,
+    CredentialScopeError,
     NobodyAuthenticated,
     UnsealError,
 )
@@ -643,6 +649,38 @@ def test_another_server_is_refused_on_the_tested_persons_record(
         ("alice", "test"),
         ("alice", "another origin"),
     ]
+
+
+async def test_a_cancelled_test_closes_what_it_opens(
+    pipelit: Pipelit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that opens the credential isn't waited for, and leaves no readable secret."""
+    pipelit.credentials.put("crm", KEY, kind="api", created_by="alice")
+    began, go = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+    held: list[Secret] = []
+
+    def opening(*arguments: Any, **options: Any) -> Opened:
+        loop.call_soon_threadsafe(began.set)
+        go.wait(30)
+        return decrypted(*arguments, **options)
+
+    class Noting(Scope):
+        def hold(self, secret: Secret) -> Secret:
+            held.append(secret)
+            return super().hold(secret)
+
+    monkeypatch.setattr("pipelit_agents.credentials.trial.decrypted", opening)
+    monkeypatch.setattr("pipelit_agents.credentials.trial.Scope", Noting)
+    test = asyncio.create_task(pipelit.credentials.atest("crm"))
+    await began.wait()
+    test.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await test
+    go.set()
+    await asyncio.to_thread(until, lambda: bool(held))
+    with pytest.raises(CredentialScopeError):
+        await asyncio.to_thread(until, lambda: not held[0].get_secret_value())
 
 
 def test_ones_tests_that_hang_stop_nobody_elses(
