@@ -38,7 +38,6 @@ from requirements import hidden_from, offered_extras, parsed
 
 DOCS = ROOT / "docs"
 FOLDER = DOCS / "integrations"
-NAMES = sorted(each.stem for each in FOLDER.glob("*.md"))
 # Where pages are that may have code.
 _HOMES = ("README.md", "docs/*.md", "docs/how-to/*.md", "docs/integrations/*.md")
 _FENCE = re.compile(
