@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO, Final, TextIO
 
 import typer
 
+from pipelit_agents._words import quoted, recordable
 from pipelit_agents.cli._arguments import example
 from pipelit_agents.cli._io import (
     AsJson,
@@ -37,6 +38,7 @@ from pipelit_agents.errors import (
     CodeRejected,
     ConfigurationError,
     MalformedCode,
+    NotPermitted,
 )
 
 if TYPE_CHECKING:
@@ -316,6 +318,13 @@ def _answerable(
         raise ApprovalClosed(
             f"the question {question.id} is {question.state}; for who answered it and when: "
             f"pipelit-agents approvals show {question.id}"
+        )
+    # The library refuses them too, but only after the prompt. The operator may know who is asked.
+    asked = dict.fromkeys(name for step in question.steps for name in step.approvers)
+    if user not in asked:
+        raise NotPermitted(
+            f"{quoted(user)} is not an approver here; approvers are {', '.join(asked)}",
+            username=recordable(user),
         )
     if not pipelit.mfa.status(user).on:
         raise no_second_factor(user)

@@ -13,6 +13,7 @@ import typer
 from pipelit_agents.cli._io import encodable, moment, print_wrapped, safe
 from pipelit_agents.cli.tables import Column, columns_of, show_table
 from pipelit_agents.exact import exact_json, exact_line, unpadded, warnings
+from pipelit_agents.protocol.usernames import OPERATOR
 
 if TYPE_CHECKING:
     from pipelit_agents import ApprovalDecision, ApprovalRequest
@@ -60,7 +61,7 @@ def show_pending(found: Sequence[ApprovalRequest]) -> None:
         {
             "id": each.id,
             "what": _brief(each),
-            "asked by": each.asked_by,
+            "asked by": _asked_by(each),
             "thread": each.thread,
             "asked": each.created_at,
             "left": _left(each.expires_at, now),
@@ -134,12 +135,17 @@ def _facts(question: ApprovalRequest, exact: str) -> Mapping[str, str]:
         "digest": question.digest,
         "state": question.state + (_NO_RESULT if _is_unfinished(question) else ""),
         **({} if question.used_at is None else {"used at": moment(question.used_at)}),
-        "asked by": question.asked_by,
+        "asked by": _asked_by(question),
         "agent": question.agent or "none",
         "thread": question.thread or "none",
         "asked at": moment(question.created_at),
         "expires at": moment(question.expires_at),
     }
+
+
+def _asked_by(question: ApprovalRequest) -> str:
+    # "operator" is also a role of people. No command asks, so this was code without an account.
+    return "the application" if question.asked_by == OPERATOR else question.asked_by
 
 
 def _is_long(exact: str) -> bool:

@@ -7,6 +7,7 @@ import sqlite3
 import sys
 from contextlib import closing
 from dataclasses import dataclass, field
+from datetime import timedelta
 from io import BytesIO, TextIOWrapper
 from pathlib import Path
 from shutil import copyfile
@@ -266,6 +267,35 @@ def test_somebody_else_is_refused(office: Office) -> None:
     done = approvals("approve", found, "--user", "alice", stdin=office.code("bob"))
     assert done.exit_code == 1
     assert document(approvals("show", found, "--json"))["state"] == "pending"
+
+
+@pytest.mark.parametrize("command", ["approve", "deny"])
+@pytest.mark.parametrize("name", ["bob", "carol", "dora"])
+def test_somebody_else_is_refused_before_a_code_is_read(
+    office: Office, command: str, name: str
+) -> None:
+    """Also who has no second factor, or no account; and the question isn't displayed."""
+    done = approvals(command, office.ask(), "--user", name, stdin="")
+    assert done.exit_code == 1
+    assert done.stderr == f"error: '{name}' is not an approver here; approvers are alice\n"
+
+
+def test_somebody_who_is_asked_later_is_told_so(office: Office) -> None:
+    """The next approvers of a rule are approvers; the library says from when."""
+    rule = Approvers(["alice"], expires_in=timedelta(hours=1), escalate_to=Approvers(["bob"]))
+    done = approvals("approve", office.call(rule), "--user", "bob", stdin=office.code("bob"))
+    assert done.exit_code == 1
+    assert "'bob' is asked from " in done.stderr
+
+
+def test_a_question_without_a_requester_is_the_applications(office: Office) -> None:
+    """``operator`` is also a role of people, and none of them asked; JSON keeps the name."""
+    found = office.ask()
+    assert "  asked by: the application\n" in approvals("show", found).stdout
+    listed = approvals("list").stdout
+    assert "the application" in listed
+    assert "operator" not in listed
+    assert document(approvals("show", found, "--json"))["asked_by"] == "operator"
 
 
 def test_one_of_two_approvals_is_not_enough(office: Office) -> None:
