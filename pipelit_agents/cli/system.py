@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Annotated, Final
@@ -18,6 +20,13 @@ from pipelit_agents.cli._io import (
 )
 
 __all__ = ["backup", "check", "init"]
+_DATABASE: Final = Path(".pipelit", "agents.db")
+# A line of .env with a setting of ours.
+_SETTING: Final = re.compile(
+    r"^\s*(?:export\s+)?(?:FIELD_ENCRYPTION_KEY|PIPELIT_[A-Z_]+)(?:_FILE)?\s*=", re.MULTILINE
+)
+# Characters of another folder's .env, which somebody else may have written.
+_MAX_ENV: Final = 2**20
 _MARKS: Final = {True: "ok  ", False: "FAIL", None: "-   "}
 _COLOURS: Final = {"ok": "green", "FAIL": "red"}
 
@@ -26,12 +35,13 @@ _COLOURS: Final = {"ok": "green", "FAIL": "red"}
 def init(*, as_json: AsJson = False) -> None:
     """Create the encryption key in .env if there is none, and create the database tables."""
     from pipelit_agents import Pipelit
-    from pipelit_agents.settings import Settings, ensure_key
+    from pipelit_agents.settings import DEFAULT_DATABASE_URL, Settings, ensure_key
 
-    has_key = Settings.read().has_key
+    settings = Settings.read()
+    has_key, had_database = settings.has_key, _DATABASE.exists()
     if has_key:
         # Before the database's folder is created, because an invalid key has to be corrected first.
-        Settings.read().keyring()
+        settings.keyring()
     with Pipelit.from_env() as pipelit:
         pipelit.create_schema()
         where = pipelit.database_url
@@ -42,29 +52,55 @@ def init(*, as_json: AsJson = False) -> None:
     with Pipelit.from_env() as pipelit:
         pipelit.check_key()
         counted = pipelit.check_ledger()
+        has_people = len(pipelit.users.page(kind="human", limit=1)) > 0
     fields = {
         "key": f"created, in {made}" if made else "already set; kept",
         "database": where,
         "attempts counted in": counted,
-        "next": "pipelit-agents users create NAME",
+        "next": "pipelit-agents check" if has_people else "pipelit-agents users create NAME",
     }
     if made:
         fields["keep"] = ".env out of version control, and a copy of the key in a safe place"
-    if tracked := _not_ignored(Path()):
-        fields["warning"] = (
-            f"git may add {' and '.join(tracked)}: add a line for each to .gitignore"
-        )
+    new = ["key"] if made else []
+    if settings.database_url == DEFAULT_DATABASE_URL and not had_database:
+        new.append("database")
+    if warnings := [*_git_warnings(Path()), *_warnings_of_another(Path.cwd(), new)]:
+        fields["warning"] = "; ".join(warnings)
     show("Ready.", fields, as_json=as_json)
 
 
-def _not_ignored(folder: Path) -> list[str]:
+def _git_warnings(folder: Path) -> Iterator[str]:
     listing = folder / ".gitignore"
     if not listing.is_file() and not (folder / ".git").exists():
-        return []
+        return
     text = listing.read_text(encoding="utf-8", errors="replace") if listing.is_file() else ""
     patterns = [line.strip().strip("/") for line in text.splitlines()]
     ours = [name for name in (".env", ".pipelit") if (folder / name).exists()]
-    return [name for name in ours if not any(fnmatch(name, each) for each in patterns)]
+    tracked = [name for name in ours if not any(fnmatch(name, each) for each in patterns)]
+    if tracked:
+        yield f"git may add {' and '.join(tracked)}: add a line for each to .gitignore"
+
+
+def _warnings_of_another(folder: Path, new: Sequence[str]) -> Iterator[str]:
+    above = next((each for each in folder.parents if _is_set_up(each)), None)
+    if new and above is not None:
+        yield (
+            f"this folder has its own {' and '.join(new)} now, but {above} was set up before: if "
+            "you meant that one, run the commands there"
+        )
+
+
+def _is_set_up(folder: Path) -> bool:
+    try:
+        if (folder / _DATABASE).is_file():
+            return True
+        if not (folder / ".env").is_file():
+            return False
+        with (folder / ".env").open(encoding="utf-8", errors="replace") as file:
+            return _SETTING.search(file.read(_MAX_ENV)) is not None
+    except OSError:
+        # Others' folders needn't be readable.
+        return False
 
 
 @reporting

@@ -202,6 +202,62 @@ def test_init_never_replaces_a_key(run: Run, folder: Path) -> None:
     assert (folder / ".env").read_text() == before
 
 
+def test_init_does_not_ask_for_people_again(run: Run) -> None:
+    """Once there is a person, the next command is another one."""
+    assert told(run("init", "--json"))["next"] == "pipelit-agents users create NAME"
+    assert run("users", "create", "alice").exit_code == 0
+    assert told(run("init", "--json"))["next"] == "pipelit-agents check"
+
+
+@pytest.mark.parametrize("below", ["app", "app/src"])
+def test_init_below_a_folder_of_ours_names_it(
+    run: Run, folder: Path, below: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It still makes another key and database, once, and says so."""
+    assert "warning" not in told(run("init", "--json"))
+    (folder / below).mkdir(parents=True)
+    monkeypatch.chdir(folder / below)
+    assert told(run("init", "--json"))["warning"] == (
+        f"this folder has its own key and database now, but {folder} was set up before: if you "
+        "meant that one, run the commands there"
+    )
+    assert (folder / below / ".pipelit" / "agents.db").is_file()
+    assert (folder / below / ".env").read_text() != (folder / ".env").read_text()
+    assert "warning" not in told(run("init", "--json"))
+
+
+@pytest.mark.parametrize(
+    ("line", "warned"),
+    [
+        ("FIELD_ENCRYPTION_KEY_FILE=/run/secrets/key", True),
+        ("A=1\nexport PIPELIT_DATABASE_URL = postgresql://db/agents", True),
+        ("DATABASE_URL=sqlite:///app.db", False),
+        ("# FIELD_ENCRYPTION_KEY=", False),
+    ],
+)
+def test_init_below_others_env_says_nothing(
+    run: Run, folder: Path, line: str, warned: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only a setting of ours makes the folder above one of ours."""
+    (folder / ".env").write_text(f"{line}\n")
+    (folder / "app").mkdir()
+    monkeypatch.chdir(folder / "app")
+    assert ("warning" in told(run("init", "--json"))) == warned
+
+
+def test_init_with_a_database_elsewhere_makes_no_second_one(
+    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder below uses the same database and key if the environment names them."""
+    run("init")
+    (folder / "app").mkdir()
+    monkeypatch.chdir(folder / "app")
+    key = (folder / ".env").read_text().partition("=")[2].strip()
+    monkeypatch.setenv("FIELD_ENCRYPTION_KEY", key)
+    monkeypatch.setenv("PIPELIT_DATABASE_URL", f"sqlite:///{folder}/.pipelit/agents.db")
+    assert "warning" not in told(run("init", "--json"))
+
+
 def test_init_keeps_what_else_is_in_the_file(run: Run, folder: Path) -> None:
     """Other settings stay, and the file becomes private."""
     (folder / ".env").write_text("OTHER=1")
