@@ -20,7 +20,8 @@ from typing import Any, Final, NoReturn, Protocol, TextIO, TypeGuard, get_args
 import typer
 from typer.core import TyperGroup
 
-from pipelit_agents.cli._io import may_be_typed_secret, print_wrapped, safe, typed_words, unsaid
+from pipelit_agents.cli.output import print_wrapped, safe
+from pipelit_agents.cli.typed_words import may_be_typed_secret, typed_words, unsaid
 
 __all__ = ["Guarded"]
 

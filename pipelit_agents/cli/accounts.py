@@ -7,18 +7,11 @@ from typing import Annotated, Final, Literal, TypeAlias, cast
 
 import typer
 
-from pipelit_agents.cli._arguments import ExpiresIn, Name, example, expiry
-from pipelit_agents.cli._io import (
-    AsJson,
-    Yes,
-    confirm,
-    duration,
-    hand_over,
-    read_secret,
-    reporting,
-    show,
-)
+from pipelit_agents.cli._arguments import AsJson, ExpiresIn, Name, Yes, duration, example, expiry
 from pipelit_agents.cli.api_keys import keys
+from pipelit_agents.cli.failures import reporting
+from pipelit_agents.cli.output import hand_over, show
+from pipelit_agents.cli.prompts import confirm, read_secret
 from pipelit_agents.cli.tables import Column, columns_of, show_table
 
 __all__ = ["agents", "users"]

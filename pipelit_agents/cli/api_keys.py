@@ -6,15 +6,10 @@ from typing import Annotated, Final
 
 import typer
 
-from pipelit_agents.cli._arguments import Name, example, expiry
-from pipelit_agents.cli._io import (
-    AsJson,
-    Yes,
-    confirm,
-    hand_over,
-    reporting,
-    show,
-)
+from pipelit_agents.cli._arguments import AsJson, Name, Yes, example, expiry
+from pipelit_agents.cli.failures import reporting
+from pipelit_agents.cli.output import hand_over, show
+from pipelit_agents.cli.prompts import confirm
 from pipelit_agents.cli.tables import Column, columns_of, show_table
 
 __all__ = ["keys"]

@@ -8,7 +8,9 @@ from typing import Annotated, Final
 
 import typer
 
-from pipelit_agents.cli._io import AsJson, print_wrapped, reporting
+from pipelit_agents.cli._arguments import AsJson
+from pipelit_agents.cli.failures import reporting
+from pipelit_agents.cli.output import print_wrapped
 from pipelit_agents.cli.tables import Column, columns_of, show_table
 
 __all__ = ["apply"]

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from pipelit_agents.cli._io import AsJson, reporting, safe
+from pipelit_agents.cli._arguments import AsJson
+from pipelit_agents.cli.failures import reporting
+from pipelit_agents.cli.output import safe
 from pipelit_agents.cli.tables import Column, columns_of, show_table
 from pipelit_agents.errors import StorageError
 

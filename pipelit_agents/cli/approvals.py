@@ -12,17 +12,10 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO, Final, TextIO
 import typer
 
 from pipelit_agents._words import quoted, recordable
-from pipelit_agents.cli._arguments import example
-from pipelit_agents.cli._io import (
-    AsJson,
-    at_a_terminal,
-    print_wrapped,
-    read_code,
-    read_secret,
-    reporting,
-    safe,
-    show,
-)
+from pipelit_agents.cli._arguments import AsJson, example
+from pipelit_agents.cli.failures import reporting
+from pipelit_agents.cli.output import print_wrapped, safe, show
+from pipelit_agents.cli.prompts import at_a_terminal, read_code, read_secret
 from pipelit_agents.cli.questions import (
     decision_document,
     decision_in_words,

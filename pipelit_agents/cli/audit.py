@@ -11,17 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Final, TypedDict
 
 import typer
 
-from pipelit_agents.cli._arguments import example
-from pipelit_agents.cli._io import (
-    AsJson,
-    Yes,
-    beside_others,
-    confirm,
-    duration,
-    moment,
-    reporting,
-    show,
-)
+from pipelit_agents.cli._arguments import AsJson, Yes, duration, example
+from pipelit_agents.cli.failures import reporting
+from pipelit_agents.cli.output import beside_others, moment, show
+from pipelit_agents.cli.prompts import confirm
 from pipelit_agents.cli.tables import Column, columns_of, show_table
 from pipelit_agents.errors import (
     ConfigurationError,

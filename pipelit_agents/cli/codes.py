@@ -9,7 +9,10 @@ from typing import Annotated
 
 import typer
 
-from pipelit_agents.cli._io import AsJson, read_secret, reporting, show
+from pipelit_agents.cli._arguments import AsJson
+from pipelit_agents.cli.failures import reporting
+from pipelit_agents.cli.output import show
+from pipelit_agents.cli.prompts import read_secret
 
 __all__ = ["code", "verify"]
 

@@ -9,17 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Final, NoReturn, TypeVar
 import typer
 
 from pipelit_agents._words import has_code_form, is_wordy
-from pipelit_agents.cli._arguments import example
-from pipelit_agents.cli._io import (
-    AsJson,
-    Yes,
-    confirm,
-    print_wrapped,
-    read_secret,
-    read_secrets,
-    reporting,
-    show,
-)
+from pipelit_agents.cli._arguments import AsJson, Yes, example
+from pipelit_agents.cli.failures import reporting
+from pipelit_agents.cli.output import print_wrapped, show
+from pipelit_agents.cli.prompts import confirm, read_secret, read_secrets
 from pipelit_agents.cli.tables import Column, columns_of, show_table
 from pipelit_agents.errors import CommonSecretWarning, ShortSecretWarning, UnknownAccountWarning
 

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from pipelit_agents.cli._io import AsJson, print_wrapped, reporting, show
+from pipelit_agents.cli._arguments import AsJson
+from pipelit_agents.cli.failures import reporting
+from pipelit_agents.cli.output import print_wrapped, show
 from pipelit_agents.errors import ConfigurationError
 
 if TYPE_CHECKING:

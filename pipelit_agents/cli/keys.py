@@ -14,15 +14,10 @@ from urllib.parse import quote
 
 import typer
 
-from pipelit_agents.cli._arguments import example
-from pipelit_agents.cli._io import (
-    AsJson,
-    Yes,
-    confirm,
-    hand_over,
-    reporting,
-    show,
-)
+from pipelit_agents.cli._arguments import AsJson, Yes, example
+from pipelit_agents.cli.failures import reporting
+from pipelit_agents.cli.output import hand_over, show
+from pipelit_agents.cli.prompts import confirm
 from pipelit_agents.errors import (
     ConfigurationError,
     PipelitError,

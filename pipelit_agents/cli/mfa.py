@@ -11,19 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelit_agents.cli._arguments import example
-from pipelit_agents.cli._io import (
-    AsJson,
-    Yes,
-    at_a_terminal,
-    confirm,
-    print_wrapped,
-    read_code,
-    read_secret,
-    reporting,
-    safe,
-    show,
-)
+from pipelit_agents.cli._arguments import AsJson, Yes, example
+from pipelit_agents.cli.failures import reporting
+from pipelit_agents.cli.output import print_wrapped, safe, show
+from pipelit_agents.cli.prompts import at_a_terminal, confirm, read_code, read_secret
 from pipelit_agents.errors import (
     CodeRejected,
     ConfigurationError,

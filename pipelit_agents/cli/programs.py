@@ -10,7 +10,8 @@ from typing import Annotated
 
 import typer
 
-from pipelit_agents.cli._io import AsJson, reporting
+from pipelit_agents.cli._arguments import AsJson
+from pipelit_agents.cli.failures import reporting
 from pipelit_agents.errors import ConfigurationError
 
 __all__ = ["demo", "serve_mcp"]

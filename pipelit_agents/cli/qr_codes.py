@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Final, TextIO
 from urllib.parse import parse_qs, urlsplit
 
-from pipelit_agents.cli._io import has_colours
+from pipelit_agents.cli.output import has_colours
 
 __all__ = ["drawn_for"]
 

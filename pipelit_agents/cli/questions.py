@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import typer
 
-from pipelit_agents.cli._io import encodable, moment, print_wrapped, safe
+from pipelit_agents.cli.output import encodable, moment, print_wrapped, safe
 from pipelit_agents.cli.tables import Column, columns_of, show_table
 from pipelit_agents.exact import exact_json, exact_line, unpadded, warnings
 from pipelit_agents.protocol.usernames import OPERATOR

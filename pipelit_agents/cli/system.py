@@ -12,12 +12,9 @@ from typing import Annotated, Final
 
 import typer
 
-from pipelit_agents.cli._io import (
-    AsJson,
-    print_wrapped,
-    reporting,
-    show,
-)
+from pipelit_agents.cli._arguments import AsJson
+from pipelit_agents.cli.failures import reporting
+from pipelit_agents.cli.output import print_wrapped, show
 
 __all__ = ["backup", "check", "init"]
 _DATABASE: Final = Path(".pipelit", "agents.db")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import typer
 
-from pipelit_agents.cli._io import beside_others, encodable, is_blank, plain, worded
+from pipelit_agents.cli.output import beside_others, encodable, is_blank, plain, worded
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

@@ -22,7 +22,6 @@ import pytest
 import zxingcpp
 from command_line import root
 from commands_page import PAGE, commands, page
-from internals import type_at_hidden_prompts
 from paths import ROOT
 from PIL import Image
 from postgres import programs
@@ -34,6 +33,7 @@ from test_stolen_database import opened
 from pipelit_agents import Keyring, Pipelit
 from pipelit_agents.accounts.second_factor import Mfa
 from pipelit_agents.cli import mfa as mfa_commands
+from pipelit_agents.cli import prompts
 from pipelit_agents.errors import CodeRejected, MalformedCode, PeerLocked
 
 __all__ = ["folder", "ready", "run"]
@@ -342,7 +342,7 @@ def test_at_a_terminal_the_first_code_is_asked_for_until_it_is_right(
 
     monkeypatch.setattr(Mfa, "enroll", scanned)
     monkeypatch.setattr(mfa_commands, "at_a_terminal", lambda: True)
-    type_at_hidden_prompts(monkeypatch, typed)
+    monkeypatch.setattr(prompts, "read_secret", typed)
     far = [lambda each=each: shown[-1].at(time.time() + each) for each in (4e6, 5e6, 6e6, 7e6, 8e6)]
     for _ in range(7):
         with Pipelit.from_env() as pipelit:

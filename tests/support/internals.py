@@ -113,8 +113,3 @@ def few_guesses(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
 def lasting_readiness(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the desk ask whether it is ready only once."""
     monkeypatch.setattr("pipelit_agents.desk.health._TTL", 1e9)
-
-
-def type_at_hidden_prompts(monkeypatch: pytest.MonkeyPatch, typed: Callable[[str], str]) -> None:
-    """Answer a command's prompts for secrets without a terminal: to type what a clock decides."""
-    monkeypatch.setattr("pipelit_agents.cli._io.read_secret", typed)
