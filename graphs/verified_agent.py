@@ -4,28 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Final, NotRequired
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Final
 
-from langchain_core.messages import AnyMessage, BaseMessage
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.graph import Graph
 from langchain_core.tools import BaseTool
-from langgraph.channels import EphemeralValue
-from langgraph.graph import END, START, StateGraph
-from langgraph.graph.message import add_messages
 from pydantic import BaseModel
-from typing_extensions import TypedDict
 
 from pipelit_agents import Agent
 from pipelit_agents._threads import aside
-from pipelit_agents.errors import AccountError, ConfigurationError, SpawnError
+from pipelit_agents.errors import AccountError, ConfigurationError
 from pipelit_agents.operations.approval_notices import OnRequest
 from pipelit_agents.pipelit import home_of
 
+from .agent_steps import agent_graph, task_of
 from .agent_tool import agent_tool, has_invisible_characters
 from .answer_content import required_media_types
-from .answer_message import answer_message, no_answer, structured_answer
 from .child import VerifiedChild
 from .conversation import History, as_messages, check_history, messages_to_send
 from .remote import RemoteChild
@@ -35,9 +30,6 @@ from .spawn.gates import TaskApprovers
 from .spawn.graph import SpawnGraph, ending_together
 from .spawn.node import spawn_and_await
 from .spawn.options import OnFailure
-from .spawn.results import SpawnResult, SpawnTask
-from .spawn.tasks import Terms, all_answer
-from .steps import Step
 from .types import AnyGraph, AnyStateGraph
 
 if TYPE_CHECKING:
@@ -45,41 +37,9 @@ if TYPE_CHECKING:
 
 __all__ = ["VerifiedAgent", "verified_agent"]
 
-# The nodes.
-_ASK: Final = "ask"
-_SPAWN: Final = "spawn"
-_ANSWER: Final = "answer"
 # LangGraph joins names of nodes with "|" and ":". The others are refused by model providers, as the
 # name is also that of a message.
 _NAME: Final = re.compile(r"[^\s<>|:/\\]{1,149}")
-_NOTHING_TO_SEND: Final = "the conversation has no message that can be sent"
-_OTHER_RESULT: Final = "the recorded result doesn't answer this conversation"
-
-
-class _Input(TypedDict):
-    messages: Annotated[list[AnyMessage], add_messages]
-    # An answer of an earlier turn, which is in the parent's state.
-    structured_response: NotRequired[Annotated[Any, EphemeralValue]]
-
-
-class _Output(TypedDict):
-    messages: Annotated[list[AnyMessage], add_messages]
-    structured_response: NotRequired[Annotated[Any, EphemeralValue]]
-
-
-class _SwarmOutput(_Output):
-    active_agent: NotRequired[Annotated[str, EphemeralValue]]
-
-
-class _State(TypedDict):
-    messages: Annotated[list[AnyMessage], add_messages]
-    # Values of one step: what isn't written in a turn isn't in the output of that turn.
-    structured_response: NotRequired[Annotated[Any, EphemeralValue]]
-    active_agent: NotRequired[Annotated[str, EphemeralValue]]
-    tasks: list[SpawnTask]
-    results: list[SpawnResult]
-    # Whether the parent's state has a structured response of an earlier turn.
-    outdated: bool
 
 
 class VerifiedAgent(AnyStateGraph):
@@ -208,7 +168,7 @@ class VerifiedAgent(AnyStateGraph):
         # A message without an id gets a random one each time.
         anonymous = [each.model_copy(update={"id": None}) for each in messages]
         terms = self.spawn.terms
-        digest = terms.call_digest(self.get_name(), terms.read([_task(self.agent, anonymous)]))
+        digest = terms.call_digest(self.get_name(), terms.read([task_of(self.agent, anonymous)]))
         return hashlib.sha256(b"pipelit-agents/agent-call/v1\0" + digest).digest()
 
     def _is_same(self, other: AnyGraph) -> bool:
@@ -403,21 +363,17 @@ def verified_agent(
         on_request=on_request,
     )
     name = name or agent
-    builder = StateGraph(
-        _State,
+    graph = agent_graph(
+        spawn,
+        agent,
+        name,
+        history=history,
+        hand_back_to=hand_back_to,
+        attachments=attachments,
         # The context of a run reaches the child, in the child's own type.
         context_schema=child.graph.context_schema if isinstance(child, VerifiedChild) else None,
-        input_schema=_Input,
-        output_schema=_Output if hand_back_to is None else _SwarmOutput,
     )
-    builder.add_node(_ASK, _ask_step(agent, history, on_failure))
-    builder.add_node(_SPAWN, spawn)
-    builder.add_node(_ANSWER, _answer_step(spawn, agent, name, hand_back_to, attachments))
-    builder.add_edge(START, _ASK)
-    builder.add_edge(_ASK, _SPAWN)
-    builder.add_edge(_SPAWN, _ANSWER)
-    builder.add_edge(_ANSWER, END)
-    compiled = builder.compile(name=name)
+    compiled = graph.compile(name=name)
     return VerifiedAgent(spawn=spawn, lead=lead, child=child, history=history, **vars(compiled))
 
 
@@ -459,75 +415,6 @@ def _check_name(name: object) -> None:
             "name must have 1 to 149 visible characters without spaces and without < > | : / and "
             "\\, because it is also the name of a node and of messages"
         )
-
-
-def _ask_step(agent: str, history: History, on_failure: OnFailure) -> Step:
-    """Return the node that writes the child's task."""
-
-    def ask(state: _State, config: RunnableConfig) -> dict[str, object]:
-        messages = messages_to_send(state["messages"], history)
-        if not messages and on_failure == "raise":
-            raise SpawnError(f"{agent} can't be asked: {_NOTHING_TO_SEND}")
-        return {
-            "tasks": [_task(agent, messages)] if messages else [],
-            "results": [],
-            "outdated": state.get("structured_response") is not None,
-        }
-
-    return Step(ask, None, _ASK)
-
-
-def _answer_step(
-    spawn: SpawnGraph,
-    agent: str,
-    name: str,
-    hand_back_to: str | None,
-    attachments: Collection[str],
-) -> Step:
-    """Return the node that adds the answer to the messages."""
-
-    def answer(state: _State, config: RunnableConfig) -> dict[str, object]:
-        result = _result_in(state, spawn.terms, agent)
-        task = state["tasks"][0] if state["tasks"] else None
-        update: dict[str, object] = {
-            "messages": [answer_message(result, task, name=name, attachments=attachments)],
-            "tasks": [],
-            "results": [],
-        }
-        structured = structured_answer(result)
-        if structured is not None or (state["outdated"] and result["status"] != "verified"):
-            # The parent's structured response of an earlier turn doesn't answer this one.
-            update["structured_response"] = structured
-        if hand_back_to is not None:
-            update["active_agent"] = hand_back_to
-        return update
-
-    async def aanswer(state: _State, config: RunnableConfig) -> dict[str, object]:
-        # An answer of megabytes takes seconds to read.
-        return await aside(answer, state, config)
-
-    return Step(answer, aanswer, _ANSWER)
-
-
-def _result_in(state: _State, terms: Terms, agent: str) -> SpawnResult:
-    """Return the result of the child's task.
-
-    Raises:
-        SpawnError: The result isn't one of this task, and ``on_failure`` is ``raise``.
-    """
-    tasks, results = state["tasks"], state["results"]
-    if not tasks:
-        return no_answer(agent, _NOTHING_TO_SEND)
-    if all_answer(results, terms.read(tasks)):
-        return results[0]
-    # Somebody wrote to the state of the thread.
-    if terms.on_failure == "raise":
-        raise SpawnError(f"{agent} has no answer: {_OTHER_RESULT}")
-    return no_answer(agent, _OTHER_RESULT)
-
-
-def _task(agent: str, messages: Sequence[BaseMessage]) -> SpawnTask:
-    return {"agent": agent, "input": {"messages": list(messages)}}
 
 
 def _messages_of(state: object) -> object:
