@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Annotated, Any, Final, Literal, NamedTuple, TypeAlias
 
@@ -172,33 +173,64 @@ def approve_with_totp(
         raise TypeError("pipelit must be the Pipelit with the approvers' accounts")
     names = require_approvers(approvers)
     require_lifetime(expires_in)
+    steps = _Steps(pipelit, names, reason, expires_in)
+    builder = StateGraph(_State, output_schema=_Output)
+    builder.add_node("prepare", steps.prepare)
+    builder.add_node("store", steps.store)
+    builder.add_node("ask", steps.ask)
+    builder.add_node(
+        "check",
+        RunnableLambda(steps.check, steps.acheck, name="check"),
+        destinations=("store", "ask", END),
+    )
+    builder.add_edge(START, "prepare")
+    builder.add_edge("prepare", "store")
+    builder.add_edge("store", "ask")
+    builder.add_edge("ask", "check")
+    return ApprovalGraph(**vars(builder.compile(name="approve_with_totp")))
 
-    def prepare(state: _State) -> _Displayed:
-        _require_possible_approver(pipelit, names)
-        shown = reason(state["state"]) if callable(reason) else reason
+
+@dataclass(frozen=True, slots=True)
+class _Steps:
+    """The steps of the graph; the arguments are those of ``approve_with_totp``."""
+
+    pipelit: Pipelit
+    approvers: Sequence[str]
+    reason: Reason
+    expires_in: timedelta | float
+
+    def prepare(self, state: _State) -> _Displayed:
+        """Compute the value to approve."""
+        _require_possible_approver(self.pipelit, self.approvers)
+        shown = self.reason(state["state"]) if callable(self.reason) else self.reason
         return _Displayed(shown=shown, digest=approval_digest(shown))
 
-    def store(state: _State) -> _Requested:
-        request = pipelit.approvals.request(state["shown"], approvers=names, expires_in=expires_in)
+    def store(self, state: _State) -> _Requested:
+        """Store the request under a new id."""
+        request = self.pipelit.approvals.request(
+            state["shown"], approvers=self.approvers, expires_in=self.expires_in
+        )
         return _Requested(id=request.id, expires_at=request.expires_at.isoformat())
 
-    def ask(state: _State) -> dict[str, object]:
+    def ask(self, state: _State) -> dict[str, object]:
+        """Interrupt the graph until somebody answers."""
         question = {
             "type": QUESTION,
             "id": state.get("id"),
             "shown": state["shown"],
             "digest": state["digest"],
-            "approvers": list(names),
+            "approvers": list(self.approvers),
             "expires_at": state.get("expires_at"),
             "error": state.get("error"),
         }
         return {"answer": interrupt(question)}
 
-    def check(state: _State) -> Command[str]:
+    def check(self, state: _State) -> Command[str]:
+        """Verify the answer, and ask again if it decides nothing."""
         try:
-            answer = _read(state["answer"], names, state.get("id", ""))
-            _require_same_request(pipelit, state, names)
-            found = answer.submit(pipelit)
+            answer = _read(state["answer"], self.approvers, state.get("id", ""))
+            _require_same_request(self.pipelit, state, self.approvers)
+            found = answer.submit(self.pipelit)
         except (ApprovalClosed, ApprovalNotFound) as error:
             return Command(goto="store", update={"error": str(error)})
         except UserInactive:
@@ -217,21 +249,9 @@ def approve_with_totp(
         )
         return Command(goto=END, update={"approval": approval})
 
-    async def acheck(state: _State) -> Command[str]:
-        return await asyncio.to_thread(check, state)
-
-    builder = StateGraph(_State, output_schema=_Output)
-    builder.add_node("prepare", prepare)
-    builder.add_node("store", store)
-    builder.add_node("ask", ask)
-    builder.add_node(
-        "check", RunnableLambda(check, acheck, name="check"), destinations=("store", "ask", END)
-    )
-    builder.add_edge(START, "prepare")
-    builder.add_edge("prepare", "store")
-    builder.add_edge("store", "ask")
-    builder.add_edge("ask", "check")
-    return ApprovalGraph(**vars(builder.compile(name="approve_with_totp")))
+    async def acheck(self, state: _State) -> Command[str]:
+        """Async form of ``check``."""
+        return await asyncio.to_thread(self.check, state)
 
 
 class ApprovalGraph(AnyStateGraph):
