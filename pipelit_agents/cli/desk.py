@@ -19,6 +19,7 @@ from pipelit_agents.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from pipelit_agents import Pipelit
+    from pipelit_agents.desk import DeskSettings
 
 __all__ = ["serve_desk"]
 
@@ -72,7 +73,6 @@ def serve_desk(
     token with which you create the first one.
     """
     from pipelit_agents import Pipelit
-    from pipelit_agents.credentials.origins import is_loopback
     from pipelit_agents.desk import DeskSettings, make_app
     from pipelit_agents.desk.serving import serve
 
@@ -92,35 +92,41 @@ def serve_desk(
         raise ConfigurationError(_by_option(str(error), given)) from None
     with _log_on_stderr(), Pipelit.from_env() as pipelit:
         token = _set_up_token(pipelit)
-
-        def started(address: str) -> None:
-            fields: dict[str, object] = {"address": settings.public_url or address}
-            if settings.public_url or as_json:
-                fields["listens_on"] = address
-            if token is not None:
-                fields["set_up_token"] = token
-            elif as_json:
-                fields["set_up_token"] = None
-            show("The desk is ready.", fields, as_json=as_json)
-            if token is not None and not as_json:
-                print_wrapped(
-                    "There is no operator yet. Open the address, and type the set-up token there "
-                    "to create the first one. Anyone who has the token can."
-                )
-            if not (is_loopback(settings.host) or settings.public_url or settings.allowed_hosts):
-                print_wrapped(
-                    "It answers to localhost and its own address only. If people use another "
-                    "address, set it with --public-url or PIPELIT_DESK_PUBLIC_URL.",
-                    err=True,
-                )
-            # A service manager reads it while the server runs.
-            sys.stdout.flush()
-
         app = make_app(pipelit, settings)
         # All of this lives to the end, so the collector needn't search it while requests wait.
         gc.collect()
         gc.freeze()
-        serve(app, settings, started=started)
+        serve(
+            app,
+            settings,
+            started=lambda address: _show_started(settings, address, token, as_json=as_json),
+        )
+
+
+def _show_started(
+    settings: DeskSettings, address: str, token: str | None, *, as_json: bool
+) -> None:
+    from pipelit_agents.credentials.origins import is_loopback
+
+    fields: dict[str, object] = {"address": settings.public_url or address}
+    if settings.public_url or as_json:
+        fields["listens_on"] = address
+    if token is not None or as_json:
+        fields["set_up_token"] = token
+    show("The desk is ready.", fields, as_json=as_json)
+    if token is not None and not as_json:
+        print_wrapped(
+            "There is no operator yet. Open the address, and type the set-up token there to create "
+            "the first one. Anyone who has the token can."
+        )
+    if not (is_loopback(settings.host) or settings.public_url or settings.allowed_hosts):
+        print_wrapped(
+            "It answers to localhost and its own address only. If people use another address, set "
+            "it with --public-url or PIPELIT_DESK_PUBLIC_URL.",
+            err=True,
+        )
+    # A service manager reads it while the server runs.
+    sys.stdout.flush()
 
 
 def _by_option(message: str, given: Iterable[str]) -> str:
