@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
     from pipelit_agents.checkpoints.saver import SealedSaver
     from pipelit_agents.checkpoints.serializer import SealedSerializer
-    from pipelit_agents.operations.applying import Change
+    from pipelit_agents.operations.changes import Change
     from pipelit_agents.operations.deployment_checks import Check
 
 __all__ = ["Pipelit", "home_of"]

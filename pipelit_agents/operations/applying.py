@@ -6,12 +6,11 @@ database, or everything. A second process waits for the first, and then finds no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 from sqlalchemy import Connection
 
@@ -19,7 +18,7 @@ from pipelit_agents._core import Core
 from pipelit_agents._discretion import discreet
 from pipelit_agents._words import quoted
 from pipelit_agents.accounts.lookup import AccountRow, read_account, storable
-from pipelit_agents.accounts.models import ApiKeyInfo, role_of
+from pipelit_agents.accounts.models import role_of
 from pipelit_agents.accounts.users import Users
 from pipelit_agents.credentials.store import Credentials
 from pipelit_agents.errors import AccountError, ConfigurationError, CredentialError
@@ -27,35 +26,19 @@ from pipelit_agents.operations.accounts_file import (
     AccountsFile,
     DeclaredAgent,
     DeclaredCredential,
-    DeclaredKey,
     DeclaredPerson,
     SecretSource,
     path_of,
     read_accounts_file,
     require_path,
 )
+from pipelit_agents.operations.changes import Change
+from pipelit_agents.operations.issued_secrets import IssuedSecrets
 from pipelit_agents.operations.secret_folder import SecretFolder
 
-__all__ = ["Change", "apply_accounts"]
+__all__ = ["apply_accounts"]
 
 _GONE: Final = "was deactivated, which is permanent: choose another name, or take it out"
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One change that a file of accounts needed.
-
-    Attributes:
-        action: What was done.
-        what: ``person``, ``agent``, ``API key``, ``provisioning URI`` or ``credential``.
-        name: Its name; of an API key, the account and the key.
-        detail: The file that has the secret, or what changed. Never a secret.
-    """
-
-    action: Literal["created", "changed", "issued", "revoked", "written", "stored", "closed"]
-    what: Literal["person", "agent", "API key", "provisioning URI", "credential"]
-    name: str
-    detail: str = ""
 
 
 class _NothingWanted(Exception):
@@ -96,7 +79,7 @@ def apply_accounts(
             if not written:
                 folder.discard()
         folder.publish()
-        for name in run.open_files:
+        for name in run.issued.open_files:
             folder.close(name)
     return run.changes
 
@@ -125,7 +108,7 @@ class _Run:
         self._connection = connection
         self.changes: list[Change] = []
         self.problems: list[str] = []
-        self.open_files: list[str] = []
+        self.issued: IssuedSecrets = IssuedSecrets(core, users, folder, connection, self.changes)
 
     def apply(self) -> None:
         """Make all changes.
@@ -166,14 +149,11 @@ class _Run:
         except (AccountError, CredentialError, ValueError) as error:
             self.problems.append(f"{path_of(*path)}: {error}")
 
-    def _note(self, change: Change) -> None:
-        self.changes.append(change)
-
     def _person(self, name: str, person: DeclaredPerson) -> None:
         row = read_account(self._connection, name)
         if row is None:
-            self._note(Change("created", "person", name, person.role or ""))
-            self._create(
+            self.changes.append(Change("created", "person", name, person.role or ""))
+            self.issued.create_with_key(
                 name,
                 person.keys,
                 lambda key_name, expires_at: self._users.create_in(
@@ -188,13 +168,13 @@ class _Run:
             _require_living(row, "human")
             if person.role is not None and role_of(row) != person.role:
                 self._users.set_role_in(self._connection, name, person.role)
-                self._note(Change("changed", "person", name, f"role {person.role}"))
-        self._keys(name, person.keys)
+                self.changes.append(Change("changed", "person", name, f"role {person.role}"))
+        self.issued.update_keys(name, person.keys)
 
     def _agent(self, name: str, agent: DeclaredAgent) -> None:
         row = read_account(self._connection, name)
         if row is None:
-            self._note(Change("created", "agent", name, f"owner {agent.owner}"))
+            self.changes.append(Change("created", "agent", name, f"owner {agent.owner}"))
             uris: list[str] = []
 
             def create(key_name: str, expires_at: datetime | None) -> str:
@@ -210,14 +190,14 @@ class _Run:
                 uris.append(new.provisioning_uri.get_secret_value())
                 return new.api_key.get_secret_value()
 
-            self._create(name, agent.keys, create)
+            self.issued.create_with_key(name, agent.keys, create)
             if agent.provisioning_uri:
-                self._write_uri(name, uris[0])
+                self.issued.write_uri(name, uris[0])
         else:
             self._change(name, agent, row)
             if agent.provisioning_uri:
-                self._uri(name)
-        self._keys(name, agent.keys)
+                self.issued.update_uri(name)
+        self.issued.update_keys(name, agent.keys)
 
     def _change(self, name: str, agent: DeclaredAgent, row: AccountRow) -> None:
         _require_living(row, "agent")
@@ -234,82 +214,7 @@ class _Run:
             self._users.change_agent_in(
                 self._connection, name, purpose=purpose, may_create_agents=may
             )
-            self._note(Change("changed", "agent", name, ", ".join(named)))
-
-    def _create(
-        self,
-        name: str,
-        keys: Mapping[str, DeclaredKey],
-        create: Callable[[str, datetime | None], str],
-    ) -> None:
-        """Create an account with its first declared key, or with one that is revoked at once."""
-        if keys:
-            first, declared = next(iter(keys.items()))
-            token = create(first, self._expiry(declared))
-            self._issue(name, first, token)
-        else:
-            token = create("unused", None)
-            self._users.revoke_api_key_in(self._connection, token.split("_")[1])
-
-    def _keys(self, name: str, keys: Mapping[str, DeclaredKey]) -> None:
-        found = self._users.list_api_keys_in(self._connection, name)
-        now = datetime.fromtimestamp(self._core.clock(), UTC)
-        for key_name, declared in keys.items():
-            living = {
-                each.id: each
-                for each in found
-                if each.name == key_name
-                and each.revoked_at is None
-                and (each.expires_at is None or each.expires_at > now)
-            }
-            kept = self._kept_key(name, key_name, declared, living)
-            if kept is None:
-                new = self._users.issue_api_key_in(
-                    self._connection, name, name=key_name, expires_at=self._expiry(declared)
-                )
-                self._issue(name, key_name, new.api_key.get_secret_value())
-            for key_id in living.keys() - {kept}:
-                # Its file is lost, or it doesn't have the declared expiry.
-                self._users.revoke_api_key_in(self._connection, key_id)
-                self._note(Change("revoked", "API key", f"{name} {key_name}", f"id {key_id}"))
-
-    def _kept_key(
-        self, name: str, key_name: str, declared: DeclaredKey, living: Mapping[str, ApiKeyInfo]
-    ) -> str | None:
-        """Return the id of the key that is in its file and fits, or None."""
-        file = _key_file(name, key_name)
-
-        def fits(token: str | None) -> str | None:
-            if token is None:
-                return None
-            key_id = self._users.key_id_of_in(self._connection, name, token)
-            if key_id is None or key_id not in living:
-                return None
-            at = declared.expires_at
-            return key_id if at is None or living[key_id].expires_at == at else None
-
-        if key_id := fits(self._folder.read(file)):
-            self._close("API key", f"{name} {key_name}", file)
-            return key_id
-        for path, token in self._folder.left_over(file):
-            if key_id := fits(token):
-                self._adopt("API key", f"{name} {key_name}", file, path)
-                return key_id
-        return None
-
-    def _uri(self, name: str) -> None:
-        file = _uri_file(name)
-        stored = self._folder.read(file)
-        if stored is not None and self._users.has_secret_in(self._connection, name, stored):
-            self._close("provisioning URI", name, file)
-            return
-        for path, left in self._folder.left_over(file):
-            if self._users.has_secret_in(self._connection, name, left):
-                self._adopt("provisioning URI", name, file, path)
-                return
-        uri = self._users.rotate_totp_in(self._connection, name).get_secret_value()
-        self._note(Change("changed", "agent", name, "TOTP secret: its file was missing"))
-        self._write_uri(name, uri)
+            self.changes.append(Change("changed", "agent", name, ", ".join(named)))
 
     def _credential(self, name: str, declared: DeclaredCredential) -> None:
         value: str | dict[str, str]
@@ -338,7 +243,7 @@ class _Run:
             public=declared.public,
             allow=declared.allow,
         )
-        self._note(Change("stored", "credential", name))
+        self.changes.append(Change("stored", "credential", name))
 
     def _secret(self, source: SecretSource, *path: str) -> str:
         if source.env is not None:
@@ -363,48 +268,6 @@ class _Run:
             raise ValueError(f"{at} is empty")
         return text
 
-    def _issue(self, account: str, key: str, token: str) -> None:
-        file = _key_file(account, key)
-        stored = self._folder.read(file)
-        # It may be the only copy of another database's key.
-        own = stored and self._users.key_id_of_in(self._connection, account, stored)
-        if stored is not None and not own:
-            raise ValueError(
-                f"keys.{key}: {self._shown(file)} has no key of this account in this database: "
-                "move that file away to get a new key"
-            )
-        self._folder.stage(file, token)
-        self._note(Change("issued", "API key", f"{account} {key}", self._shown(file)))
-
-    def _write_uri(self, name: str, uri: str) -> None:
-        file = _uri_file(name)
-        if self._folder.read(file) is not None:
-            raise ValueError(
-                f"provisioning_uri: {self._shown(file)} has another TOTP secret than the agent: "
-                "move that file away to give the agent a new secret"
-            )
-        self._folder.stage(file, uri)
-        self._note(Change("written", "provisioning URI", name, self._shown(file)))
-
-    def _adopt(
-        self, what: Literal["API key", "provisioning URI"], name: str, file: str, path: Path
-    ) -> None:
-        remark = ": others could read it" if self._folder.adopt(file, path) else ""
-        self._note(Change("written", what, name, f"{self._shown(file)}{remark}"))
-
-    def _close(self, what: Literal["API key", "provisioning URI"], name: str, file: str) -> None:
-        if file not in self._folder.staged and self._folder.is_open(file):
-            self.open_files.append(file)
-            self._note(Change("closed", what, name, f"{self._shown(file)}: others could read it"))
-
-    def _shown(self, file: str) -> str:
-        return str(self._folder.path / file)
-
-    def _expiry(self, declared: DeclaredKey) -> datetime | None:
-        if declared.expires_in is None:
-            return declared.expires_at
-        return datetime.fromtimestamp(self._core.clock(), UTC) + declared.expires_in
-
 
 def _require_wanted(dry_run: bool) -> None:
     if dry_run:
@@ -422,11 +285,3 @@ def _kind(row: AccountRow) -> str:
     if row.domain:
         return f"a peer of the domain {row.domain!r}"
     return "a person" if row.kind == "human" else "an agent"
-
-
-def _key_file(account: str, key: str) -> str:
-    return f"{account}/{key}.key"
-
-
-def _uri_file(account: str) -> str:
-    return f"{account}/provisioning.uri"
