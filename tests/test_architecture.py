@@ -15,8 +15,8 @@ HOMES |= {"graphs": "pipelit_agents.graphs"}
 # Each floor may import from the floors above it in this list, and from itself.
 FLOORS: list[set[str]] = [
     {
-        *("errors", "_words", "_wording", "_bounds", "_discretion", "_forks", "_run_context"),
-        *("_otpauth", "exact"),
+        *("errors", "_words", "_wording", "_bounds", "_discretion", "_forks", "_late"),
+        *("_otpauth", "_run_context", "exact"),
     },
     {"_threads", "display", "paging", "policy", "otp"},
     {"_twins"},

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import pickle
 import pkgutil
 import subprocess
 import sys
@@ -62,6 +63,19 @@ def test_all_is_sorted_and_true(module: str) -> None:
     assert names == sorted(names)
     for name in names:
         assert hasattr(loaded, name), name
+
+
+@pytest.mark.parametrize("package", ["", ".display", ".middleware", ".testing"])
+def test_names_that_are_loaded_late_are_ordinary_names(package: str) -> None:
+    """They are listed, kept and pickled, and another name is missing as in any module."""
+    module = importlib.import_module(f"pipelit_agents{package}")
+    assert {*module.__all__} <= {*dir(module)}
+    for name in module.__all__:
+        assert getattr(module, name) is vars(module)[name]
+    loaded = [each for each in vars(module).values() if isinstance(each, type)]
+    assert pickle.loads(pickle.dumps(loaded)) == loaded  # noqa: S301 - made here
+    with pytest.raises(AttributeError, match=rf"'pipelit_agents{package}' has no .* 'Missing'"):
+        _ = module.Missing
 
 
 @pytest.mark.process

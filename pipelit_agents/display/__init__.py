@@ -5,9 +5,9 @@ All text is escaped, and no secret is displayed unless it is requested. Nothing 
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
+from pipelit_agents._late import late
 from pipelit_agents.display.tables import (
     Html,
     QrCode,
@@ -47,13 +47,5 @@ _MODULES: Final = {
     **dict.fromkeys(("Progress", "afollow", "follow"), "progress"),
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = globals()[name] = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
-    return found
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = late(__name__, _MODULES)

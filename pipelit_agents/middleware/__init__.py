@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from pipelit_agents._late import late
 from pipelit_agents.approvals.rules import Approvers
 from pipelit_agents.middleware.credentials import CredentialMiddleware
 
@@ -17,13 +17,5 @@ __all__ = ["ApprovalMiddleware", "Approvers", "CredentialMiddleware", "SpawnMidd
 # Imported when they are first used: they need the graphs and tools, and the others don't.
 _MODULES = {"ApprovalMiddleware": "approval", "SpawnMiddleware": "spawn"}
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = globals()[name] = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
-    return found
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = late(__name__, _MODULES)

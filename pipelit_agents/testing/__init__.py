@@ -6,8 +6,9 @@ isn't installed with pipelit-agents.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from pipelit_agents._late import late
 
 if TYPE_CHECKING:
     from pipelit_agents.testing.clock import Clock
@@ -34,13 +35,5 @@ _MODULES = {
     "tool_call": "scripted",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = globals()[name] = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
-    return found
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = late(__name__, _MODULES)
