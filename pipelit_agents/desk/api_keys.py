@@ -65,7 +65,7 @@ def list_keys(
     reachable_account(home, caller, "keys.read", username)
     with library_input("query.after"):
         page = home.users.page_api_keys(username, after=after, limit=limit)
-    return Page[ApiKey](items=[ApiKey.model_validate(each) for each in page], next=page.next)
+    return Page[ApiKey].of(page, ApiKey.model_validate)
 
 
 @router.post(

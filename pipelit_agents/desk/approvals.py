@@ -166,7 +166,7 @@ def list_questions(
     """Return the questions that the caller may answer now, those that expire soonest first."""
     with library_input("query.after"):
         page = home.approvals.page(caller.user.username, after=after, limit=limit)
-    return Page[QuestionBrief](items=[_brief(each) for each in page], next=page.next)
+    return Page[QuestionBrief].of(page, _brief)
 
 
 @router.get("/register", summary="List all questions")
@@ -177,7 +177,7 @@ def list_register(
     """Return all questions in any state, newest first."""
     with library_input("query.after"):
         page = home.approvals.register.page(after=after, limit=limit)
-    return Page[QuestionBrief](items=[_brief(each) for each in page], next=page.next)
+    return Page[QuestionBrief].of(page, _brief)
 
 
 @router.get("/{id}", summary="Get a question")

@@ -207,7 +207,7 @@ def list_entries(
     although others follow: go on while `next` isn't null.
     """
     page = filters.page(home, after, limit)
-    return Page[Entry](items=[Entry.model_validate(each) for each in page], next=page.next)
+    return Page[Entry].of(page, Entry.model_validate)
 
 
 @router.get(

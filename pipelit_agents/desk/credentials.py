@@ -259,7 +259,7 @@ def list_credentials(
         page = home.credentials.page(
             after=after, limit=limit, kind=kind, person=person, unreadable=True
         )
-    return Page[Credential](items=[_described(each) for each in page], next=page.next)
+    return Page[Credential].of(page, _described)
 
 
 @router.get("/{scope}/{name}", summary="Get a credential")

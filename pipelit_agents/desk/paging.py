@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Generic, TypeVar
+from collections.abc import Callable
+from typing import Annotated, Generic, Self, TypeVar
 
 from fastapi import Query
 from pydantic import BaseModel, Field
 
+from pipelit_agents.paging import Page as LibraryPage
+
 __all__ = ["After", "Limit", "Page"]
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -19,6 +23,11 @@ class Page(BaseModel, Generic[T]):
     next: str | None = Field(
         description="Pass it as `after` for the items that follow; null at the end of the list."
     )
+
+    @classmethod
+    def of(cls, page: LibraryPage[S], answer: Callable[[S], T]) -> Self:
+        """Return a page of the library with each item as the desk answers it."""
+        return cls(items=[answer(each) for each in page], next=page.next)
 
 
 Limit = Annotated[int, Query(ge=1, le=100, description="The maximum number of items.")]

@@ -253,7 +253,7 @@ def list_users(
     mine = None if reach_of(caller.user, "users.read") == "all" else caller.user.username
     with library_input("query.after"):
         page = home.users.page(after=after, limit=limit, kind=kind, owner=owner, root_owner=mine)
-    return Page[Account](items=[Account.model_validate(each) for each in page], next=page.next)
+    return Page[Account].of(page, Account.model_validate)
 
 
 @router.get("/users/{username}", summary="Get an account")
@@ -347,7 +347,7 @@ def list_lanes(
     reachable_account(home, caller, "lanes.read", username)
     with library_input("query.after"):
         page = home.users.page_lanes(username, after=after, limit=limit)
-    return Page[Lane](items=[Lane.model_validate(each) for each in page], next=page.next)
+    return Page[Lane].of(page, Lane.model_validate)
 
 
 @router.post("/users/{username}/unlock", summary="Unlock an account")
