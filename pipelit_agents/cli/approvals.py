@@ -14,7 +14,7 @@ import typer
 from pipelit_agents._words import quoted, recordable
 from pipelit_agents.cli._arguments import AsJson, example
 from pipelit_agents.cli.failures import reporting
-from pipelit_agents.cli.output import print_wrapped, safe, show
+from pipelit_agents.cli.output import print_wrapped, show
 from pipelit_agents.cli.prompts import at_a_terminal, read_code, read_secret
 from pipelit_agents.cli.questions import (
     decision_document,
@@ -256,7 +256,7 @@ def verify(
         show("", fields, as_json=False)
         for label, texts in (("PROBLEM", report.problems), ("note", report.notes)):
             for each in texts:
-                print_wrapped(f"  {label}: {safe(each)}")
+                print_wrapped(f"  {label}: {each}")
         print_wrapped(_LIMIT)
     if not report.whole:
         raise typer.Exit(1)
@@ -332,7 +332,7 @@ def _with_code(answer: Callable[[str], ApprovalDecision]) -> ApprovalDecision:
             return answer(read_code("no code was typed"))
         # The error of a limit on wrong codes is another one, and ends this.
         except (CodeRejected, MalformedCode) as error:
-            print_wrapped(f"{safe(str(error))} (to stop, press Ctrl-C)", err=True)
+            print_wrapped(f"{error} (to stop, press Ctrl-C)", err=True)
     return answer(read_secret("Code"))
 
 

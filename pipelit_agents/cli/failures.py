@@ -12,7 +12,7 @@ from typing import Final, NoReturn, ParamSpec, TypeVar
 import typer
 
 from pipelit_agents._discretion import discreet
-from pipelit_agents.cli.output import print_wrapped, safe
+from pipelit_agents.cli.output import print_wrapped
 from pipelit_agents.cli.typed_words import unsaid
 from pipelit_agents.errors import PipelitError
 
@@ -97,5 +97,5 @@ def _fail(error: Exception, message: str, *, as_json: bool) -> NoReturn:
     if as_json:
         typer.echo(json.dumps({"error": {"type": type(error).__name__, "message": message}}))
     else:
-        print_wrapped(f"error: {safe(message)}", err=True)
+        print_wrapped(f"error: {message}", err=True)
     raise typer.Exit(1)

@@ -117,7 +117,7 @@ def _first_code(pipelit: Pipelit, username: str, enrolled: SecretStr) -> Sequenc
         except (CodeRejected, MalformedCode) as error:
             if not pipelit.mfa.status(username).pending:
                 raise
-            print_wrapped(safe(str(error)), err=True)
+            print_wrapped(str(error), err=True)
         except typer.Abort:
             raise SecondFactorError(
                 f"stopped before a code was verified. The enrolment of {username} stays pending "

@@ -74,10 +74,10 @@ def show(
     if title:
         typer.echo(safe(title))
     for key, value in fields.items():
-        said = safe(f"  {label_of(key)}: {worded(key, value)}")
+        said = f"  {label_of(key)}: {worded(key, value)}"
         if key in once:
             # One line of plain text, however long: a wrapped key can't be copied.
-            typer.echo(said)
+            typer.echo(safe(said))
         else:
             print_wrapped(said)
     if once:
@@ -92,6 +92,8 @@ def print_wrapped(
     coloured: Mapping[str, str] | None = None,
 ) -> None:
     """Print a line of text; a terminal gets it in lines that fit, broken between words.
+
+    What can't be seen is escaped, as by ``safe``.
 
     Args:
         text: The text.

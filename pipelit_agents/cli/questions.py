@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -113,7 +112,7 @@ def _facts_and_answers(question: ApprovalRequest, exact: str) -> Iterator[str]:
             f"{', '.join(step.approvers)} ({needed})"
         )
     for each in question.decisions:
-        reason = f", because {json.dumps(each.reason)}" if each.reason else ""
+        reason = f", because {exact_json(each.reason)}" if each.reason else ""
         line = f"  {each.decision} by {each.actor} at {moment(each.at)}, with "
         yield unpadded(safe(f"{line}{_FACTORS.get(each.factor, each.factor)}{reason}"))
 
@@ -125,7 +124,7 @@ def _warnings(question: ApprovalRequest, exact: str) -> Iterator[str]:
             f"approvals show {question.id} | less"
         )
     for sentence in warnings(question.shown):
-        yield safe(f"  WARNING: {sentence}")
+        yield f"  WARNING: {sentence}"
 
 
 def _facts(question: ApprovalRequest, exact: str) -> Mapping[str, str]:

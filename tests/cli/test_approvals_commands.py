@@ -212,15 +212,15 @@ def test_the_third_wrong_code_ends_the_command(office: Office) -> None:
 
 
 def test_a_denial_has_a_reason(office: Office) -> None:
-    """It ends the question; the reason is shown with its odd characters escaped."""
+    """It ends the question; the reason is shown with its odd characters escaped, once."""
     found = office.ask()
     code = office.code("alice")
-    reason = "too\u202emuch"
+    reason = 'Größer\u202eals "gut"'
     done = approvals("deny", found, "--user", "alice", "--reason", reason, stdin=code)
     assert done.exit_code == 0
     done = approvals("show", found)
     assert "denied by alice at " in done.stdout
-    assert r'because "too\u202emuch"' in done.stdout
+    assert r'because "Größer\u202eals \"gut\""' in done.stdout
     assert document(approvals("list", "--json")) == []
 
 
