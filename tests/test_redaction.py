@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import httpx
 import langsmith
 import pytest
 from langsmith import traceable, tracing_context
+from local_http import served
 from pydantic import BaseModel, SecretStr
 
 from pipelit_agents import Pipelit
@@ -278,15 +278,8 @@ def langsmith_posts() -> Iterator[tuple[str, list[bytes]]]:
 
         do_POST = do_PATCH = do_GET = _take  # noqa: N815 - http.server's names
 
-        def log_message(self, *args: Any) -> None:
-            """Says nothing."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}", posted
-        server.shutdown()
-        thread.join()
+    with served(Handler) as address:
+        yield address, posted
 
 
 @pytest.mark.slow

@@ -2,13 +2,11 @@ from __future__ import annotations
 
 import json
 import subprocess
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import ClassVar
 
 import fresh
 import pytest
+from openai_server import chat_server
 
 from pipelit_agents import Keyring, Pipelit
 from pipelit_agents.errors import ConfigurationError, CredentialNotFound
@@ -83,34 +81,6 @@ def test_the_command_runs_it_without_a_terminal() -> None:
     assert "All as promised" in done.stdout
 
 
-class _Chat(BaseHTTPRequestHandler):
-    """Speaks enough of OpenAI's chat protocol, and keeps the keys that it was shown."""
-
-    keys: ClassVar[list[str | None]] = []
-
-    def do_POST(self) -> None:
-        """Answers a chat request."""
-        self.keys.append(self.headers["Authorization"])
-        self.rfile.read(int(self.headers["Content-Length"]))
-        message = {"role": "assistant", "content": "It is about otters."}
-        body = {
-            "id": "1",
-            "object": "chat.completion",
-            "created": 1,
-            "model": "m",
-            "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
-        }
-        answer = json.dumps(body).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(answer)))
-        self.end_headers()
-        self.wfile.write(answer)
-
-    def log_message(self, *_: object) -> None:
-        """Says nothing."""
-
-
 @pytest.mark.slow
 def test_a_real_chat_model_gets_its_key_from_the_store(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -120,19 +90,14 @@ def test_a_real_chat_model_gets_its_key_from_the_store(
     monkeypatch.setenv("FIELD_ENCRYPTION_KEY", Keyring.generate_key())
     monkeypatch.setenv("PIPELIT_DATABASE_URL", f"sqlite:///{tmp_path}/own.db")
     key = "sk-0123456789abcdef"
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Chat)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
+    with chat_server(lambda _: "It is about otters.", key) as chat:
         with Pipelit.from_env() as own:
             own.create_schema()
-            public = {"base_url": f"http://127.0.0.1:{server.server_port}/v1"}
+            public = {"base_url": chat.base_url}
             own.credentials.put("openai", key, kind="llm", created_by="me", public=public)
         assert run(model="openai:m", as_json=True) == 0
-    finally:
-        server.shutdown()
-        server.server_close()
     told = capsys.readouterr().out
-    assert _Chat.keys == [f"Bearer {key}"] * 3
+    assert chat.shown == [key] * 3
     results = json.loads(told)["results"]
     assert [result["output"]["summary"] for result in results] == ["It is about otters."] * 3
     folder = Path(json.loads(told)["folder"])

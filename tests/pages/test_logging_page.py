@@ -8,14 +8,13 @@ import logging
 import re
 import subprocess
 import sys
-import threading
 import traceback
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ import fresh
 import pytest
 import structlog
 from canary import KEY, count
+from local_http import served
 from loguru import logger as loguru_logger
 from opentelemetry.sdk.trace import export
 from opentelemetry.sdk.trace.export import ConsoleSpanExporter
@@ -482,15 +482,11 @@ def test_the_recipe_for_sentry(tmp_path: Path) -> None:
             self.end_headers()
             self.wfile.write(b"{}")
 
-        def log_message(self, *args: Any) -> None:
-            """Says nothing."""
-
     code = SENTRY.format(recipe=RECIPES["Sentry"][0]).replace(
         "TESTS", repr([str(SUPPORT), str(TESTS / "pages")])
     )
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        dsn = f"http://public@127.0.0.1:{server.server_port}/1"
+    with served(Handler) as address:
+        dsn = f"{address.replace('://', '://public@')}/1"
         done = subprocess.run(
             fresh.command(code),
             cwd=tmp_path,
@@ -500,7 +496,6 @@ def test_the_recipe_for_sentry(tmp_path: Path) -> None:
             check=False,
             timeout=60,
         )
-        server.shutdown()
     assert done.returncode == 0, done.stderr
     sent = b"".join(posted)
     for expected in (b"no answer", b"gave up", b"in the node", b"call ****", b"later"):

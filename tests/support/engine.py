@@ -10,8 +10,10 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from local_http import served
 
 Json = Any
 # What an answer is: a status and a document; None cuts the line.
@@ -30,6 +32,7 @@ class Engine:
         delete: Answers a deletion.
         calls: What was asked for: a method and the last part of the path.
         threads: The threads that are there.
+        url: Its address, within the block.
     """
 
     work: Callable[[Json], Json]
@@ -66,24 +69,16 @@ class Engine:
 
             do_DELETE = do_GET = do_POST = answer  # noqa: N815 - the names that http.server calls
 
-            def log_message(self, *_: Any) -> None:
-                """Says nothing."""
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self._serving = served(Handler)
 
     def __enter__(self) -> Engine:
         """Serve until the end of the block."""
-        # Looked at often, so that it ends at once.
-        run = threading.Thread(target=self._server.serve_forever, args=(0.005,), daemon=True)
-        run.start()
+        self.url = self._serving.__enter__()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *error: Any) -> None:
         """End it."""
-        self._server.shutdown()
-        self._server.server_close()
+        self._serving.__exit__(*error)
 
     def _answer(self, method: str, path: str, body: Json) -> Answer:
         _, _, thread, *rest = path.split("/")

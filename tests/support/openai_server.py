@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from local_http import served
 
 # What the model says to a request: text, or tool calls by name and arguments.
 Answer = str | list[tuple[str, dict[str, Any]]]
@@ -93,16 +94,6 @@ def chat_server(answer: Callable[[list[Any]], Answer], *keys: str) -> Iterator[C
             self.end_headers()
             self.wfile.write(body)
 
-        def log_message(self, *args: Any) -> None:
-            """Says nothing."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        chat.base_url = f"http://127.0.0.1:{server.server_port}/v1"
-        # It is asked as often whether it should end, which a test waits for.
-        thread = threading.Thread(target=server.serve_forever, args=[0.02])
-        thread.start()
-        try:
-            yield chat
-        finally:
-            server.shutdown()
-            thread.join()
+    with served(Handler) as address:
+        chat.base_url = f"{address}/v1"
+        yield chat
