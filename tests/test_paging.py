@@ -15,7 +15,7 @@ from internals import database_of
 from sqlalchemy import event
 
 from pipelit_agents import Agent, Page, Pipelit
-from pipelit_agents.accounts import account_lists
+from pipelit_agents.accounts import account_lanes
 from pipelit_agents.errors import CodeRejected, InvalidUsername, UserNotFound
 from pipelit_agents.protocol.provisioning_uri import provisioning_uri
 
@@ -150,7 +150,7 @@ async def test_pages_of_lanes_have_all_that_counted(
     listed = [*pipelit.users.lanes("agent_writer")]
     assert [each.lane for each in listed] == ["audience:agent_c", "audience:agent_d"]
     assert all_of(lambda **options: pipelit.users.page_lanes("agent_writer", **options)) == listed
-    monkeypatch.setattr(account_lists, "MOST_LANES", 1)
+    monkeypatch.setattr(account_lanes, "MOST_LANES", 1)
     page = await pipelit.users.apage_lanes("agent_writer")
     found = [*page]
     while page.next is not None:

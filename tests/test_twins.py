@@ -9,6 +9,7 @@ import pytest
 from internals import database_of
 
 from pipelit_agents import Agent, ApprovalNotices, ApprovalRegister, Approvals, AuditEntry, Pipelit
+from pipelit_agents.accounts.account_lanes import AccountLanes
 from pipelit_agents.accounts.account_lists import AccountLists
 from pipelit_agents.accounts.permissions import Permissions
 from pipelit_agents.accounts.roles import Roles
@@ -47,6 +48,7 @@ ALONE = {
     Keys: set[str](),
     Mfa: set[str](),
     Pipelit: {"from_env", "agent", "acting_for", "checkpoint_serializer", "sealed_saver"},
+    AccountLanes: set[str](),
     AccountLists: set[str](),
     Permissions: set[str](),
     Roles: {"set_role_in"},

@@ -1,4 +1,4 @@
-"""What the accounts are: one, all, a page of them; their lanes, and the keys that expire."""
+"""What the accounts are: one, all, a page of them, and the keys that expire."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Final, Literal
 
-from sqlalchemy import ColumnElement, and_, select, text, tuple_
+from sqlalchemy import and_, select, text, tuple_
 
 from pipelit_agents._bounds import require_duration
 from pipelit_agents._twins import off_the_loop
@@ -14,26 +14,19 @@ from pipelit_agents._words import quoted
 from pipelit_agents.accounts.lookup import find_account, read_account
 from pipelit_agents.accounts.models import (
     ApiKeyInfo,
-    LaneInfo,
-    LockedLane,
     User,
     key_info,
-    lane_info,
     user_of,
 )
 from pipelit_agents.accounts.service import AccountService
-from pipelit_agents.database.conditions import KINDS_OF_ACCOUNTS, LOCKED_LANES
+from pipelit_agents.database.conditions import KINDS_OF_ACCOUNTS
 from pipelit_agents.database.models import (
     ApiKeyRow,
-    LedgerRow,
     UserRow,
 )
-from pipelit_agents.ledger.attempts import is_person
-from pipelit_agents.ledger.lanes import read_lane_name
 from pipelit_agents.paging import (
     DEFAULT_LIMIT,
     Page,
-    not_a_cursor,
     read_moment,
     require_limit,
     written_moment,
@@ -43,20 +36,7 @@ from pipelit_agents.protocol.usernames import require_username
 __all__ = ["AccountLists"]
 
 _ALL: Final = select(UserRow.__table__)
-# How many lanes a page looks at. Most have counted nothing since the last right code.
-MOST_LANES: Final = 1000
 _KINDS: Final = {"human": "people", "agent": "agents", "peer": "peers"}
-
-
-def _has_counted(lane: LaneInfo) -> bool:
-    return bool(lane.failures or lane.clock_trouble or lane.allowance_used)
-
-
-def _lane_of(cursor: str) -> ColumnElement[tuple[str, str]]:
-    try:
-        return tuple_(*read_lane_name(cursor))
-    except ValueError:
-        raise not_a_cursor(cursor) from None
 
 
 class AccountLists(AccountService):
@@ -237,101 +217,3 @@ class AccountLists(AccountService):
             return list(connection.scalars(query.order_by(UserRow.username).limit(limit)))
 
     aoperators_without_second_factor: Final = off_the_loop(operators_without_second_factor)
-
-    def lanes(self, username: str) -> Sequence[LaneInfo]:
-        """List the lanes about an account that have counted anything.
-
-        Failures in one lane don't affect another. With a ledger in Redis this lists the database's
-        copy, which has everything except for the failures of the last minute.
-
-        Raises:
-            InvalidUsername: The username is malformed.
-            UserNotFound: There is no such account.
-        """
-        name = require_username(username)
-        with self._database.reading() as connection:
-            account = find_account(connection, name)
-            rows = connection.execute(
-                select(LedgerRow.__table__).where(LedgerRow.peer == name)
-            ).all()
-            now = self._core.shared_now(connection)
-        person = is_person(account)
-        found = [lane_info(row, self._rules, now, person=person) for row in rows]
-        return sorted(filter(_has_counted, found), key=lambda each: each.lane)
-
-    alanes: Final = off_the_loop(lanes)
-
-    def page_lanes(
-        self, username: str, *, after: str | None = None, limit: int = DEFAULT_LIMIT
-    ) -> Page[LaneInfo]:
-        """Return one page of what ``lanes`` returns, in a fixed order.
-
-        A page looks at a bounded number of lanes, so it may have few items, or none, although
-        others follow.
-
-        Args:
-            username: The account.
-            after: The ``next`` of the page before; by default the first page.
-            limit: The maximum number of lanes, 1 to 1,000.
-
-        Raises:
-            InvalidUsername: The username is malformed.
-            UserNotFound: There is no such account.
-            TypeError: ``limit`` isn't a whole number.
-            ValueError: ``limit`` is out of range, or ``after`` isn't the ``next`` of a page.
-
-        Example:
-            ```python
-            page = pipelit.users.page_lanes("alice")
-            while page.next is not None:
-                page = pipelit.users.page_lanes("alice", after=page.next)
-            ```
-        """
-        require_limit(limit)
-        name = require_username(username)
-        query = select(LedgerRow.__table__).where(LedgerRow.peer == name)
-        if after is not None:
-            query = query.where(tuple_(LedgerRow.scope, LedgerRow.subject) > _lane_of(after))
-        query = query.order_by(LedgerRow.scope, LedgerRow.subject).limit(MOST_LANES + 1)
-        with self._database.reading() as connection:
-            person = is_person(find_account(connection, name))
-            rows = connection.execute(query).all()
-            now = self._core.shared_now(connection)
-        found: list[LaneInfo] = []
-        for number, row in enumerate(rows[:MOST_LANES], 1):
-            lane = lane_info(row, self._rules, now, person=person)
-            found += [lane] if _has_counted(lane) else []
-            if number < len(rows) and (len(found) == limit or number == MOST_LANES):
-                return Page(found, lane.lane)
-        return Page(found)
-
-    apage_lanes: Final = off_the_loop(page_lanes)
-
-    def locked_lanes(self, *, limit: int = 100) -> Sequence[LockedLane]:
-        """List the locked lanes about all active accounts, those that unlock last first.
-
-        Args:
-            limit: The maximum number of lanes, 1 to 1,000.
-
-        Raises:
-            TypeError: ``limit`` isn't a whole number.
-            ValueError: ``limit`` is out of range.
-        """
-        require_limit(limit)
-        with self._database.reading() as connection:
-            now = self._core.shared_now(connection)
-            query = (
-                select(LedgerRow.__table__, UserRow.kind, UserRow.domain)
-                .join(UserRow, UserRow.username == LedgerRow.peer)
-                .where(text(LOCKED_LANES), UserRow.active, LedgerRow.locked_until > now)
-                .order_by(LedgerRow.locked_until.desc(), LedgerRow.peer)
-                .limit(limit)
-            )
-            rows = connection.execute(query).all()
-        found = [
-            LockedLane(row.peer, lane_info(row, self._rules, now, person=is_person(row)))
-            for row in rows
-        ]
-        return [each for each in found if each.lane.locked_until]
-
-    alocked_lanes: Final = off_the_loop(locked_lanes)

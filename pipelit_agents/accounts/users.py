@@ -1,4 +1,4 @@
-"""Accounts: people, agent users and peers, their API keys, and an operator's actions on them."""
+"""Create people and agents, and deactivate accounts; ``Users`` is all of ``pipelit.users``."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from typing import Final
 from sqlalchemy import Connection, select, update
 
 from pipelit_agents._twins import off_the_loop
-from pipelit_agents._words import recordable
+from pipelit_agents.accounts.account_lanes import AccountLanes
 from pipelit_agents.accounts.account_lists import AccountLists
 from pipelit_agents.accounts.agent_changes import AgentChanges
 from pipelit_agents.accounts.api_keys import FIRST_KEY, ApiKeys
 from pipelit_agents.accounts.lookup import AccountRow, find_account, require_purpose
 from pipelit_agents.accounts.models import (
-    LaneInfo,
     NewAgent,
     NewUser,
     Role,
@@ -32,8 +31,6 @@ from pipelit_agents.errors import (
     NotPermitted,
     UserInactive,
 )
-from pipelit_agents.ledger.lanes import read_lane_name
-from pipelit_agents.ledger.unlocking import unlock
 from pipelit_agents.protocol.provisioning_uri import provisioning_uri
 from pipelit_agents.protocol.usernames import OPERATOR, require_new_username, require_username
 from pipelit_agents.sealing.purposes import totp_purpose
@@ -41,7 +38,7 @@ from pipelit_agents.sealing.purposes import totp_purpose
 __all__ = ["Users"]
 
 
-class Users(AccountLists, AgentChanges, ApiKeys, Peers, Roles):
+class Users(AccountLists, AccountLanes, AgentChanges, ApiKeys, Peers, Roles):
     """The accounts of one database; ``pipelit.users``.
 
     Args:
@@ -333,50 +330,3 @@ class Users(AccountLists, AgentChanges, ApiKeys, Peers, Roles):
         return ended
 
     adeactivate: Final = off_the_loop(deactivate)
-
-    def unlock(
-        self, username: str, *, lane: str | None = None, by: str = OPERATOR
-    ) -> Sequence[LaneInfo]:
-        """End locks about an account, so that its short codes are evaluated again.
-
-        Unlocking doesn't change a lane that has used up its wrong guesses of the year. It evaluates
-        one code after each lock, of 30 days at most, and accepts a right one. Meanwhile a person
-        can use a recovery code, which has no lane. An agent can use audience codes at other
-        verifiers, proofs and spawns.
-
-        Spent codes stay spent. This also repairs what was stored while the clock was ahead: a spent
-        time step that the clock hasn't reached is set to the last one that could have been spent by
-        now. So codes are accepted again after three periods (90 seconds). The steps that were spent
-        while the clock was ahead are still refused when the clock reaches them.
-
-        Args:
-            username: The account.
-            lane: The only lane to unlock, as named by ``lanes``; by default all lanes.
-            by: The requester's name, for the audit.
-
-        Returns:
-            The lanes that are still locked, each with the end of its lock.
-
-        Raises:
-            InvalidUsername: The username is malformed.
-            UserNotFound: There is no such account.
-            ValueError: There is no such lane.
-        """
-        only = None if lane is None else read_lane_name(lane)
-        with self._database.writing(durable=True) as connection:
-            name = find_account(connection, require_username(username)).username
-            unlock(
-                self._database,
-                connection,
-                name,
-                at=self._clock(),
-                rules=self._rules,
-                clock=self._core.shared_clock,
-                lane=only,
-            )
-            self._core.record(connection, by, name, "user.unlock", recordable(lane or ""))
-        return [
-            each for each in self.lanes(name) if each.locked_until and lane in (None, each.lane)
-        ]
-
-    aunlock: Final = off_the_loop(unlock)
