@@ -11,9 +11,13 @@ from internals import database_of
 from pipelit_agents import Agent, ApprovalNotices, ApprovalRegister, Approvals, AuditEntry, Pipelit
 from pipelit_agents.accounts.account_lanes import AccountLanes
 from pipelit_agents.accounts.account_lists import AccountLists
+from pipelit_agents.accounts.agent_changes import AgentChanges
+from pipelit_agents.accounts.api_keys import ApiKeys
+from pipelit_agents.accounts.peers import Peers
 from pipelit_agents.accounts.permissions import Permissions
 from pipelit_agents.accounts.roles import Roles
 from pipelit_agents.accounts.second_factor import Mfa
+from pipelit_agents.accounts.service import AccountService
 from pipelit_agents.accounts.users import Users
 from pipelit_agents.approvals.calls import CallApprovals
 from pipelit_agents.audit.trail import AuditTrail
@@ -50,11 +54,19 @@ ALONE = {
     Pipelit: {"from_env", "agent", "acting_for", "checkpoint_serializer", "sealed_saver"},
     AccountLanes: set[str](),
     AccountLists: set[str](),
+    AgentChanges: {"change_agent_in", "has_secret_in", "rotate_totp_in"},
+    ApiKeys: {"issue_api_key_in", "key_id_of_in", "list_api_keys_in", "revoke_api_key_in"},
+    Peers: set[str](),
     Permissions: set[str](),
     Roles: {"set_role_in"},
     ServedApprovals: set[str](),
     Users: {"create_agent_in", "create_in", "find_in"},
 }
+
+
+def test_every_part_of_the_accounts_is_tested() -> None:
+    """``Users`` inherits most of its methods, which its own test doesn't see."""
+    assert {*Users.__mro__} - {AccountService, object} <= {*ALONE}
 
 
 @pytest.mark.parametrize("kind", ALONE)
