@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from shutil import copyfile
 from typing import Any
@@ -14,7 +14,7 @@ from approval_home import Home
 from command_line import typed
 from conftest import Clock
 from typer.testing import Result
-from webhook_receiver import HOOK, SECRET, Receiver, receiving
+from webhook_receiver import HOOK, SECRET, Receiver
 
 from pipelit_agents import Pipelit
 from pipelit_agents.errors import StorageError
@@ -27,20 +27,6 @@ def home(migrated_file: Path, shared_key: str, tmp_path_factory: pytest.TempPath
     file = tmp_path_factory.mktemp("notified") / "agents.db"
     copyfile(migrated_file, file)
     return Home(file, shared_key)
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[Receiver]:
-    """One server for all tests of the file."""
-    with receiving() as receiver:
-        yield receiver
-
-
-@pytest.fixture
-def receiver(running: Receiver) -> Receiver:
-    """The server, as new."""
-    running.reset()
-    return running
 
 
 @pytest.fixture

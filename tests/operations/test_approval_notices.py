@@ -17,7 +17,7 @@ from approval_home import Home
 from conftest import Clock
 from internals import database_of
 from sqlalchemy import text
-from webhook_receiver import HOOK, SECRET, Receiver, receiving
+from webhook_receiver import HOOK, SECRET, Receiver
 
 from pipelit_agents import ApprovalNotice, Approvers, Pipelit, Webhook
 from pipelit_agents.approvals.calls import Call
@@ -49,21 +49,6 @@ def pipelit(another: Callable[[], Pipelit]) -> Iterator[Pipelit]:
     """A copy of the database with alice and bob."""
     with another() as made:
         yield made
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[Receiver]:
-    """One server for all tests of the file."""
-    with receiving() as receiver:
-        yield receiver
-
-
-@pytest.fixture
-def receiver(running: Receiver) -> Iterator[Receiver]:
-    """The server, as new."""
-    running.reset()
-    yield running
-    running.stop.set()
 
 
 @pytest.fixture

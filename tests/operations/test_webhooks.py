@@ -10,12 +10,11 @@ import logging
 import re
 import socket
 import traceback
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from conftest import Clock
-from webhook_receiver import HOOK, SECRET, Received, Receiver, receiving
+from webhook_receiver import HOOK, SECRET, Received, Receiver
 
 from pipelit_agents import Pipelit, Webhook
 from pipelit_agents.credentials.scope import open_patterns
@@ -24,21 +23,6 @@ from pipelit_agents.operations.webhooks import Delivery, post, signature
 
 BODY = b'{"type":"approval.requested"}'
 OTHER = f"whsec_{base64.b64encode(bytes(range(32))).decode()}"
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[Receiver]:
-    """One server for all tests of the file."""
-    with receiving() as receiver:
-        yield receiver
-
-
-@pytest.fixture
-def receiver(running: Receiver) -> Iterator[Receiver]:
-    """The server, as new."""
-    running.reset()
-    yield running
-    running.stop.set()
 
 
 def store(pipelit: Pipelit, value: str | dict[str, str] = SECRET, name: str = HOOK) -> None:

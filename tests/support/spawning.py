@@ -6,6 +6,7 @@ import base64
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph import END, START, StateGraph
 from langgraph.pregel import Pregel
 from langgraph.runtime import RunControl
+from pydantic import BaseModel
 from typing_extensions import TypedDict
 
 from pipelit_agents import Agent
@@ -43,6 +45,27 @@ class Lead(TypedDict, total=False):
     tasks: list[SpawnTask]
     results: list[SpawnResult]
     note: str
+
+
+@dataclass
+class DataclassLead:
+    """The same as a dataclass."""
+
+    tasks: list[Any] = field(default_factory=list)
+    results: list[Any] = field(default_factory=list)
+    note: str = ""
+
+
+class ModelLead(BaseModel):
+    """The same as a pydantic model."""
+
+    tasks: list[Any] = []
+    results: list[Any] = []
+    note: str = ""
+
+
+# Every kind of state that a parent may have.
+LEADS = [Lead, DataclassLead, ModelLead]
 
 
 def upper(state: Work) -> Work:

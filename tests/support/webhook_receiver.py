@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler
 from typing import Any, NamedTuple
 
+import pytest
 from local_http import served
 
 # The secret and its credential.
@@ -96,3 +97,18 @@ def receiving() -> Iterator[Receiver]:
             yield receiver
         finally:
             receiver.stop.set()
+
+
+@pytest.fixture(scope="session")
+def running_receiver() -> Iterator[Receiver]:
+    """One server for all tests of a process."""
+    with receiving() as receiver:
+        yield receiver
+
+
+@pytest.fixture
+def receiver(running_receiver: Receiver) -> Iterator[Receiver]:
+    """The server, as new."""
+    running_receiver.reset()
+    yield running_receiver
+    running_receiver.stop.set()

@@ -32,6 +32,7 @@ from paths import SUPPORT
 from pydantic import BaseModel, SecretStr
 from spawning import (
     CANARY,
+    LEADS,
     NAME,
     THREAD,
     Hostile,
@@ -1246,24 +1247,7 @@ def test_progress_is_told_without_a_parent(lead: Agent, researcher: Agent) -> No
     assert events == ["spawned", "running", "verified"]
 
 
-@dataclasses.dataclass
-class DataclassLead:
-    """A parent's state as a dataclass."""
-
-    tasks: list[Any] = dataclasses.field(default_factory=list)
-    results: list[Any] = dataclasses.field(default_factory=list)
-    note: str = ""
-
-
-class ModelLead(BaseModel):
-    """A parent's state as a pydantic model."""
-
-    tasks: list[Any] = []
-    results: list[Any] = []
-    note: str = ""
-
-
-@pytest.mark.parametrize("schema", [Lead, DataclassLead, ModelLead])
+@pytest.mark.parametrize("schema", LEADS)
 def test_any_kind_of_parent_state(lead: Agent, researcher: Agent, schema: Any) -> None:
     """TypedDict, dataclass and pydantic parents work, and their other fields stay."""
     builder = StateGraph(schema)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import Command, interrupt
-from pydantic import BaseModel
-from spawning import NAME, THREAD, Lead, Work, graph_of, parent_of, tasks, upper
+from spawning import LEADS, NAME, THREAD, Lead, Work, graph_of, parent_of, tasks, upper
 
 from pipelit_agents import Agent, Pipelit
 from pipelit_agents.errors import RequestRefused, SpawnError
@@ -100,24 +98,7 @@ async def test_also_on_the_event_loop(lead: Agent, child: VerifiedChild, runs: l
     assert runs == ["a", "a"]
 
 
-@dataclasses.dataclass
-class DataclassLead:
-    """A parent's state as a dataclass."""
-
-    tasks: list[Any] = dataclasses.field(default_factory=list)
-    results: list[Any] = dataclasses.field(default_factory=list)
-    note: str = ""
-
-
-class ModelLead(BaseModel):
-    """A parent's state as a pydantic model."""
-
-    tasks: list[Any] = []
-    results: list[Any] = []
-    note: str = ""
-
-
-@pytest.mark.parametrize("schema", [Lead, DataclassLead, ModelLead])
+@pytest.mark.parametrize("schema", LEADS)
 def test_whatever_form_the_state_has(
     lead: Agent, child: VerifiedChild, runs: list[Any], schema: Any
 ) -> None:
