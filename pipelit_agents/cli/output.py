@@ -45,6 +45,7 @@ _BLANK: Final[Mapping[str, str]] = {
     "person": "nobody; it is shared",
     "purpose": "not set",
     "revoked_at": "never",
+    "updated_by": "unknown",
 }
 _LABELS: Final[Mapping[str, str]] = {
     "allow": "who may open it",

@@ -116,6 +116,11 @@ class Credential(Answer):
     )
     created_at: Moment
     updated_at: Moment
+    updated_by: str | None = Field(
+        description="The account that stored it last; null if that isn't known, as for one that an "
+        "earlier version stored.",
+        examples=["alice"],
+    )
     searched: list[str] = Field(
         description="The parts that are searched for in values that leave a node."
     )

@@ -39,6 +39,7 @@ def test_a_credential_is_stored_listed_and_deleted(operator: httpx.Client) -> No
     assert {k: first.json()[k] for k in ("scope", "name", "kind", "masked", "created_by")} == {
         "scope": "shared", "name": "crm", "kind": "api", "masked": "…ghij", "created_by": "alice",
     }  # fmt: skip
+    assert first.json()["updated_by"] == "alice"
     assert stored(operator, "shared/crm", value="another-secret-0123").json()["masked"] == "…0123"
     assert stored(operator, "shared/crm").status_code == 200
     assert stored(operator, "shared/a.b_c-d").status_code == 201

@@ -58,7 +58,7 @@ function factsOf(found) {
     ["Not searched for", found.unsearched?.length ? chosen(found.unsearched.join(", ")) : null],
     ["Stored by", chosen(found.created_by)],
     ["Stored", time(found.created_at)],
-    ["Changed", time(found.updated_at, { relative: true })],
+    ["Changed", [time(found.updated_at, { relative: true }), found.updated_by ? [" by ", chosen(found.updated_by)] : ""]],
   ]);
 }
 

@@ -15,7 +15,7 @@ const SCOPES = /** @type {const} */ ({ shared: "Shared", own: "My own" });
 
 /** @typedef {{ name: string, kind: string, masked: string, readable: boolean, public: Record<string, unknown>,
  *   created_by: string, allow: string[] | null, created_at: string, updated_at: string,
- *   searched: string[], unsearched: string[], person: string | null }} Credential */
+ *   updated_by: string | null, searched: string[], unsearched: string[], person: string | null }} Credential */
 
 /**
  * Return whether the person may change credentials of a scope.
