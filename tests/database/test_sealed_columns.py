@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -333,6 +335,8 @@ def test_purposes_never_change() -> None:
         purposes.result_purpose("apr_1", 2),
         purposes.credential_purpose("openai", "llm", "{}", None),
         purposes.credential_hint_purpose("openai", "llm", "{}", '["alice"]'),
+        purposes.person_credential_purpose("alice", "openai", "llm", "{}", None),
+        purposes.person_credential_hint_purpose("alice", "openai", "llm", "{}", '["alice"]'),
         purposes.CHECKPOINTS,
         purposes.CHECKPOINT_BOX,
         purposes.CHECKPOINT_METADATA,
@@ -343,6 +347,8 @@ def test_purposes_never_change() -> None:
         purposes.AUDIT_PRUNED,
         purposes.AUDIT_SEAL,
         purposes.DATABASE_KEY,
+        purposes.DESK_SET_UP,
+        purposes.ISSUED_CODES,
         purposes.RECOVERY_CODE,
     ] == [
         "user:alice:totp",
@@ -353,6 +359,8 @@ def test_purposes_never_change() -> None:
         "approval:apr_1:2:result",
         f"credential:openai:{all_may}",
         f"credential:openai:{alice_may}:hint",
+        f"person:alice:credential:openai:{all_may}",
+        f"person:alice:credential:openai:{alice_may}:hint",
         "checkpoints",
         "box",
         "checkpoint metadata",
@@ -363,6 +371,15 @@ def test_purposes_never_change() -> None:
         "audit-pruned",
         "audit-seal",
         "database-key",
+        "desk-set-up",
+        "issued-codes",
         "recovery-code",
     ]
     assert (tags.REQUEST, tags.ANSWER) == ("approval-request", "approval")
+
+
+def test_no_purpose_is_left_out_above() -> None:
+    """One that the list doesn't have could change unnoticed."""
+    source = inspect.getsource(test_purposes_never_change)
+    listed = set(re.findall(r"purposes\.(\w+)", source))
+    assert listed == set(purposes.__all__) - {"holds"}
