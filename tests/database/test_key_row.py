@@ -44,9 +44,10 @@ def under(pipelit: Pipelit, settings: dict[str, Any]) -> Iterator[Open]:
         each.close()
 
 
-def put(pipelit: Pipelit, name: str = "openai") -> None:
+def put(pipelit: Pipelit, name: str = "openai", person: str | None = None) -> None:
     """Encrypt something."""
-    pipelit.credentials.put(name, "sk-1b2c3d4e5f6a", kind="llm", created_by="alice")
+    secret = "sk-1b2c3d4e5f6a"
+    pipelit.credentials.put(name, secret, kind="llm", created_by="alice", person=person)
 
 
 def change(pipelit: Pipelit, statement: str, **values: object) -> None:
@@ -74,8 +75,10 @@ def run(saver: Any) -> None:
     graph_of(saver).invoke({"note": "x"}, {"configurable": {"thread_id": "1"}})
 
 
+# What can be the first encrypted value of a database, or its first tag.
 FIRST: dict[str, Callable[[Pipelit], object]] = {
     "a credential": put,
+    "a person's own credential": lambda p: put(p, person="alice"),
     "an agent": lambda p: p.users.create_agent("agent_lead", owner="alice", purpose="x"),
     "a second factor": lambda p: p.mfa.enroll("alice"),
     "a seal": lambda p: p.audit.seal(),

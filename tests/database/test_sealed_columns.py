@@ -5,17 +5,20 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
+from approving import Approving
 from internals import database_of, keyring_of, stored_values_of
 from key_rotation import newer, no_models, old
 from langgraph.checkpoint.memory import InMemorySaver
 from sqlalchemy import Column, Integer, MetaData, String, Table, insert, select, text, update
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from pipelit_agents import EncryptedString, Keyring, Pipelit
+from pipelit_agents import Approvers, EncryptedString, Keyring, Pipelit
 from pipelit_agents.approvals import tags
+from pipelit_agents.approvals.calls import Call
 from pipelit_agents.database.models import Base, CredentialRow, UserRow
 from pipelit_agents.database.row_encryption import RowEncryptedString, RowRules, row_rules, tag_of
 from pipelit_agents.database.sealed_columns import sealed_tables, tag_columns
@@ -317,6 +320,49 @@ def test_every_tag_is_declared() -> None:
         ("pipelit_encryption_key", "mac", "database key"),
         ("pipelit_recovery_codes", "mac", "recovery codes"),
     ]
+
+
+# What the services encrypt
+
+
+def encrypt_everything(approving: Approving) -> None:
+    """Let each service store a value in each of its encrypted columns."""
+    pipelit = approving.pipelit
+    pipelit.users.create_agent("agent_x", owner="alice", purpose="pays")
+    pipelit.users.rotate_totp("agent_x", overlap=timedelta(hours=1))
+    pipelit.users.issue_peering("agent_x", domain="other")
+    pipelit.users.create("dave")
+    pipelit.mfa.enroll("dave")
+    for person in (None, "alice"):
+        secret = "sk-1b2c3d4e5f6a"
+        pipelit.credentials.put("openai", secret, kind="llm", created_by="alice", person=person)
+    question = pipelit.approvals.request("pay 90", approvers=["alice"])
+    pipelit.approvals.deny(question.id, "alice", approving.code("alice"), reason="too much")
+    call, rule = Call("pay", {"amount": 9}, "call_1", "thread_1", "tools:1"), Approvers(["alice"])
+    approving.approve(pipelit.approvals.calls.ask(call, rule).id, "alice")
+    pipelit.approvals.calls.start(call, rule)
+    pipelit.approvals.calls.finish(call, b"paid")
+
+
+def test_each_column_is_encrypted_for_the_purpose_that_it_declares(
+    approving: Approving, newer: str
+) -> None:
+    """Otherwise a rotation can't decrypt what the service has stored, and names it."""
+    encrypt_everything(approving)
+    stored = database_of(approving.pipelit)
+    with stored.reading() as connection:
+        empty = [
+            f"{each.table.name}.{name}"
+            for each in sealed_tables()
+            for name in each.columns
+            if not any(connection.scalars(select(each.table.c[name])))
+        ]
+    assert not empty, f"let encrypt_everything store a value in {empty}"
+    keys = [newer, *approving.settings["encryption_keys"]]
+    with Pipelit(**approving.settings | {"encryption_keys": keys}) as rotating:
+        assert rotating.keys.rotate(checkpointers=[NONE]).status.unreadable == ()
+    with Pipelit(**approving.settings | {"encryption_keys": [newer]}) as current:
+        assert current.keys.status(checkpointers=[NONE]).unreadable == ()
 
 
 # Purposes
