@@ -67,7 +67,7 @@ def main(
 
 
 approvals_commands.command(
-    epilog=example("approvals notify --credential hook --webhook https://example.com")
+    epilog=example("approvals notify --credential hook --webhook https://my.example")
 )(notify)
 app.command(rich_help_panel=_SET_UP)(init)
 app.command(rich_help_panel=_SET_UP)(check)

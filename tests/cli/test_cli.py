@@ -110,6 +110,12 @@ def test_every_command_and_option_has_a_help_text(
         assert getattr(parameter, "help", None), f"{path}: {parameter.name}"
 
 
+def test_every_example_fits_a_line() -> None:
+    """Of 80 columns, with one on each side; typer would break a longer one."""
+    examples = (command.epilog.rpartition("\n")[2] for _, command in EVERY if command.epilog)
+    assert [each for each in examples if len(each) > 78] == []
+
+
 @pytest.mark.parametrize(("path", "command"), EVERY, ids=[" ".join(path) for path, _ in EVERY])
 def test_no_secret_is_an_argument(path: tuple[str, ...], command: Any) -> None:
     """What is typed after a command stands in the shell's history and the process list."""
