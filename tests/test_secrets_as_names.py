@@ -22,6 +22,7 @@ from internals import (
     quoted,
     recordable,
 )
+from services import services_of, takes_transaction
 
 from pipelit_agents import Agent, Pipelit
 from pipelit_agents.credentials.scope import Scope
@@ -83,7 +84,7 @@ FOUND = {
     "username", "name", "agent", "owner", "verifier", "prover", "parent", "peer", "audience",
     "key_id", "id", "approvers", "approval", "digest", "person", "lane", "reference", "references",
     "relation", "answer_relation", "domain", "subject", "actor", "kind", "action", "outcome",
-    "prefix", "asked_by", "after", "root_owner",
+    "prefix", "asked_by", "after", "root_owner", "on",
 }  # fmt: skip
 # What is only written down. An ordinary person's number may look like a code, so that is kept.
 LABELS = {"by", "created_by", "purpose", "allow", "public"}
@@ -127,19 +128,11 @@ NEW = {
     ("credentials", "put", "kind"),
     ("approvals", "request", "asked_by"),
 }
-# A transaction of the caller's is needed; the method with the same name without it has the rest.
-IN_A_TRANSACTION = {
-    "change_agent_in", "create_agent_in", "create_in", "find_in", "has_in", "has_secret_in",
-    "issue_api_key_in", "key_id_of_in", "list_api_keys_in", "put_in", "revoke_api_key_in",
-    "rotate_totp_in",
-}  # fmt: skip
-SERVICES = ("pipelit", "users", "mfa", "approvals", "credentials", "audit", "keys", "handle")
 
 
 def services(pipelit: Pipelit) -> dict[str, Any]:
-    """Everything that a program holds, by the names above."""
-    found = {each: getattr(pipelit, each, None) for each in SERVICES}
-    return found | {"pipelit": pipelit, "handle": pipelit.agent("agent_writer")}
+    """Everything that a program holds, by name."""
+    return services_of(pipelit) | {"pipelit": pipelit, "handle": pipelit.agent("agent_writer")}
 
 
 def methods() -> Iterator[tuple[str, str, str]]:
@@ -151,7 +144,7 @@ def methods() -> Iterator[tuple[str, str, str]]:
     for service, cls in classes.items():
         for name, method in inspect.getmembers(cls, inspect.isfunction):
             twin = name.startswith("a") and hasattr(cls, name[1:])
-            if name.startswith("_") or twin or name in IN_A_TRANSACTION:
+            if name.startswith("_") or twin or takes_transaction(method):
                 continue
             for parameter in inspect.signature(method).parameters.values():
                 text = str(parameter.annotation)
