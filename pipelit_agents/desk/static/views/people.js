@@ -178,7 +178,7 @@ function list(users, which) {
     rows: users,
     empty: agents
       ? "There are no agents yet. Make one with “New agent”."
-      : [h("p", {}, "There are no peers."), h("p", {}, "A peer is an agent of another domain. It is added with the command ", h("code", {}, "pipelit-agents peers add"), ".")],
+      : [h("p", {}, "There are no peers."), h("p", {}, "A peer is an agent of another domain. It is added with the command ", h("code", {}, "pipelit-agents agents enroll"), ".")],
     columns: [
       { label: "Name", cell: (user) => [account(user.username), " ", !user.active && tag("bad", "inactive")] },
       agents
