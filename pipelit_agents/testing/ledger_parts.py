@@ -280,14 +280,22 @@ class LedgerParts:
     def another(self) -> Pipelit:
         """Make a Pipelit as a second process would make it."""
         watched = WatchedLedger(self._suite.make_ledger)
+        made = self._made(watched.make)
+        self._watched[made] = watched
+        return made
+
+    def in_the_database(self) -> Pipelit:
+        """Make a Pipelit whose ledger is the database's, as a command without settings has it."""
+        return self._made(None)
+
+    def _made(self, ledger: LedgerFactory | None) -> Pipelit:
         made = Pipelit(
             database_url=self._url,
             encryption_keys=self._keys,
-            ledger=watched.make,
+            ledger=ledger,
             policy=self.policy,
             clock=self.clock,
         )
-        self._watched[made] = watched
         return self._stack.enter_context(made)
 
     @property

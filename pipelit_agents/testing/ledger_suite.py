@@ -13,7 +13,6 @@ import pytest
 from pipelit_agents import VerificationPolicy
 from pipelit_agents.errors import (
     CodeRejected,
-    LedgerUnavailable,
     PeerLocked,
     RateLimited,
     StorageError,
@@ -457,6 +456,19 @@ class LedgerSuite:
         with pytest.raises(CodeRejected):
             other.agent("agent_verifier").verify_peer("agent_peer", code)
 
+    def test_the_database_knows_what_is_spent_and_locked(self, ledger_parts: LedgerParts) -> None:
+        """A command counts there, and accepts nothing that this ledger would refuse."""
+        ledger_parts.lock()
+        code = ledger_parts.code(plain=True)
+        ledger_parts.verify(code, plain=True)
+        verifier = ledger_parts.in_the_database().agent("agent_verifier")
+        with pytest.raises(CodeRejected):
+            verifier.verify_peer("agent_peer", code, kind="plain")
+        assert ledger_parts.audited()[2] == "replay", "the database doesn't know the spent code"
+        with pytest.raises(VerificationError) as caught:
+            verifier.verify_peer("agent_peer", WRONG)
+        assert isinstance(caught.value, PeerLocked), "the database has not counted every failure"
+
     def test_guesses_of_threads_are_all_counted(self, ledger_parts: LedgerParts) -> None:
         """However many guess at once, no more than ``failures_per_minute`` are evaluated."""
         ledger_parts.together(WRONG)
@@ -469,7 +481,7 @@ class LedgerSuite:
         code = ledger_parts.code()
         ledger_parts.stop_comparing()
         ledger_parts.watch.fails = True
-        with pytest.raises((StorageError, LedgerUnavailable)):
+        with pytest.raises(StorageError):
             ledger_parts.verify(code)
         with suppress(CodeRejected):
             ledger_parts.verify(code)

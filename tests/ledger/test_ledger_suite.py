@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from pipelit_agents.errors import LedgerUnavailable
 from pipelit_agents.ledger import (
     Attempt,
     Decision,
@@ -33,7 +34,18 @@ from pipelit_agents.testing import LedgerParts, LedgerSuite
 BACKENDS = False
 
 
-class TestSqlite(LedgerSuite):
+class Ours(LedgerSuite):
+    """What a ledger of this package does beyond the suite."""
+
+    def test_a_full_disk_is_a_ledger_that_is_unavailable(self, ledger_parts: LedgerParts) -> None:
+        """The error has the names of the attempt, and callers need to catch one class only."""
+        ledger_parts.watch.fails = True
+        with pytest.raises(LedgerUnavailable, match="the disk is full") as caught:
+            ledger_parts.verify()
+        assert (caught.value.verifier, caught.value.peer) == ("agent_verifier", "agent_peer")
+
+
+class TestSqlite(Ours):
     def make_ledger(self, context: LedgerContext) -> Ledger:
         return SqlLedger(context.database, context.policy, context.clock)
 
@@ -44,7 +56,7 @@ class TestPostgres(TestSqlite):
         return migrated_url
 
 
-class TestRedis(LedgerSuite):
+class TestRedis(Ours):
     @pytest.fixture(autouse=True)
     def _server(self, redis_server: Any) -> None:
         self.url = redis_server.url
