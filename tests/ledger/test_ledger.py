@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 from conftest import Clock
-from internals import database_of
+from internals import database_of, ledger_of
 from sqlalchemy import create_engine, event, text
 from test_mfa import app_of
 
@@ -25,9 +26,10 @@ from pipelit_agents.errors import (
     UserNotFound,
     VerificationError,
 )
-from pipelit_agents.ledger import SqlLedger
+from pipelit_agents.ledger import Account, Attempt, Decision, SqlLedger
 from pipelit_agents.ledger.rules import Rules, class_of
 from pipelit_agents.policy import YEAR
+from pipelit_agents.protocol.binding import PERIOD
 
 # The SQL is one; what else PostgreSQL may decide about is marked.
 BACKENDS = ("sqlite", "redis")
@@ -344,6 +346,48 @@ def test_own_lanes_are_given_up_when_their_verifiers_are_deactivated(
     verify_plain(clock, other, writer)
     lanes = {each.lane: each.failures for each in pipelit.users.lanes("agent_writer")}
     assert "plain:agent_bob_2" not in lanes
+
+
+@pytest.mark.backends("postgres", "both")
+@pytest.mark.parametrize("ended", ["agent_writer", "agent_editor"])
+def test_a_deactivation_waits_until_an_accepted_code_is_written(
+    pipelit: Pipelit,
+    settings: dict[str, Any],
+    clock: Clock,
+    writer: Agent,
+    editor: Agent,
+    ended: str,
+) -> None:
+    """Of the peer or of the verifier: after it has returned, no code is accepted."""
+    written, deactivated = threading.Event(), threading.Event()
+    overtaken = []
+
+    class Held:
+        """Stops in the transaction, after everything is written."""
+
+        def settle(self, *_: object) -> Decision:
+            raise NotImplementedError("only for ledgers of the user's own")
+
+        def note(self, decision: Decision) -> None:
+            written.set()
+            overtaken.append(deactivated.wait(0.4))
+
+    def deactivate() -> None:
+        written.wait(10)
+        other.users.deactivate(ended)
+        deactivated.set()
+
+    def matches(account: Account | None, steps: range) -> list[int]:
+        return [int(clock.now) // PERIOD]
+
+    attempt = Attempt("agent_editor", "agent_writer", "audience", matches, guard=Held())
+    with Pipelit(**settings, clock=clock) as other:
+        thread = threading.Thread(target=deactivate)
+        thread.start()
+        assert ledger_of(pipelit).decide(attempt).verdict == "accepted"
+        thread.join()
+    assert overtaken == [False]
+    assert not pipelit.users.get(ended).active
 
 
 @pytest.mark.parametrize("who", ["ghost", "agent_gone", "alice", "bob"])
