@@ -190,7 +190,9 @@ def test_a_page_names_only_what_is_there(page: Path) -> None:
     """A file, a command or a name that was moved or renamed fails here."""
     found = code(page)
     assert len(found) > 10
-    assert [token for token in found if not is_there(token)] == []
+    # A test below looks for these in the file that the page names beside them.
+    placed = {name for _, name in pairs()}
+    assert [token for token in found if not is_there(token) and token not in placed] == []
 
 
 def test_every_page_names_tests_that_are_there() -> None:
