@@ -20,14 +20,9 @@ from typing_extensions import TypedDict
 
 from pipelit_agents import ApprovalDecision, Pipelit
 from pipelit_agents._words import quoted
+from pipelit_agents.accounts.possible_approvers import no_possible_approver, no_second_factor
 from pipelit_agents.approvals import approval_digest
-from pipelit_agents.approvals.arguments import (
-    WEEK,
-    no_possible_approver,
-    no_second_factor,
-    require_approvers,
-    require_lifetime,
-)
+from pipelit_agents.approvals.arguments import WEEK, require_approvers, require_lifetime
 from pipelit_agents.approvals.questions import running_thread
 from pipelit_agents.errors import (
     AccountError,

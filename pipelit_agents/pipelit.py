@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, NoReturn
@@ -17,6 +18,7 @@ from pipelit_agents._core import Core
 from pipelit_agents._discretion import discreet
 from pipelit_agents._twins import off_the_loop
 from pipelit_agents.accounts.permissions import Permissions
+from pipelit_agents.accounts.possible_approvers import require_possible
 from pipelit_agents.accounts.provisioning import ProvisionedAgent, provision
 from pipelit_agents.accounts.second_factor import Mfa
 from pipelit_agents.accounts.users import Users
@@ -222,7 +224,7 @@ class Pipelit:
         self.mfa: Mfa = Mfa(core, self._identity)
         people = People(
             require_active=self.mfa._require_active,
-            has_factor=lambda username: self.mfa.status(username).on,
+            require_possible=partial(require_possible, core),
             verify=self.mfa._verify,
         )
         self.credentials: Credentials = Credentials(core)

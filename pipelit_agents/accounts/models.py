@@ -8,8 +8,9 @@ from typing import Any, Literal, TypeAlias
 
 from pydantic import SecretStr
 
+from pipelit_agents.ledger.clock_trouble import clock_trouble
 from pipelit_agents.ledger.lanes import lane_name
-from pipelit_agents.ledger.rules import Lane, Rules, class_of, clock_trouble
+from pipelit_agents.ledger.rules import Lane, Rules, class_of
 
 __all__ = [
     "ApiKeyInfo",

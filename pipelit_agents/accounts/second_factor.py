@@ -13,7 +13,7 @@ from sqlalchemy import Connection, func, select
 from pipelit_agents._core import Core
 from pipelit_agents._discretion import discreet
 from pipelit_agents._twins import off_the_loop
-from pipelit_agents.accounts import enrolment
+from pipelit_agents.accounts import enrolment, possible_approvers
 from pipelit_agents.accounts.lookup import (
     AccountRow,
     find_active_person,
@@ -22,7 +22,7 @@ from pipelit_agents.accounts.lookup import (
     why_no_code,
 )
 from pipelit_agents.accounts.recovery_codes import RecoveryCodes
-from pipelit_agents.approvals import arguments
+from pipelit_agents.accounts.typed_codes import read_code
 from pipelit_agents.approvals.answers import record_unasked
 from pipelit_agents.approvals.approvers import current_factor
 from pipelit_agents.approvals.arguments import require_approvers
@@ -34,7 +34,6 @@ from pipelit_agents.errors import CodeRejected, NotPermitted, SecondFactorError
 from pipelit_agents.identity.acting import acting_person
 from pipelit_agents.identity.agent import Identity
 from pipelit_agents.identity.evidence import Verification
-from pipelit_agents.identity.factors import read_code
 from pipelit_agents.ledger.rules import Rules
 from pipelit_agents.protocol.provisioning_uri import provisioning_uri
 from pipelit_agents.protocol.usernames import OPERATOR, require_username
@@ -431,7 +430,7 @@ def _require_on(person: AccountRow) -> Sealed:
 
 def no_second_factor(username: str) -> SecondFactorError:
     """Return the error for a person who needs a second factor and has none."""
-    return SecondFactorError(arguments.no_second_factor(username), username=username)
+    return SecondFactorError(possible_approvers.no_second_factor(username), username=username)
 
 
 def _require_digest(digest: object) -> None:

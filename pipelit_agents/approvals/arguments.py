@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from datetime import timedelta
 from typing import Final
 
-from pipelit_agents.errors import SecondFactorError
 from pipelit_agents.protocol.usernames import require_list, require_username
 
 __all__ = [
     "WEEK",
-    "no_possible_approver",
-    "no_second_factor",
     "require_approvers",
     "require_lifetime",
     "require_seconds",
@@ -67,13 +63,3 @@ def require_lifetime(expires_in: object) -> float:
     if seconds > _MAX_LIFETIME.total_seconds():
         raise ValueError("expires_in must be at most 366 days")
     return seconds
-
-
-def no_second_factor(name: str) -> str:
-    """Return the reason why a person without a second factor can't approve."""
-    return f"{name!r} has no second factor: pipelit-agents mfa enroll {name}"
-
-
-def no_possible_approver(reasons: Iterable[str], able: str = "none") -> SecondFactorError:
-    """Return the error for approvers of whom too few can answer, with each one's reason."""
-    return SecondFactorError(f"{able} of the approvers can approve: {'; '.join(reasons)}")

@@ -14,7 +14,7 @@ from pipelit_agents._core import Core
 from pipelit_agents._twins import off_the_loop
 from pipelit_agents.approvals import questions, rows, tags, usage
 from pipelit_agents.approvals.digest import MAX_SHOWN, approval_digest, canonical
-from pipelit_agents.approvals.people import People, require_possible
+from pipelit_agents.approvals.people import People
 from pipelit_agents.approvals.rules import Approvers, acting_person, is_person, steps_for
 from pipelit_agents.approvals.values import ApprovalDecision, ApprovalRequest
 from pipelit_agents.audit.records import storable
@@ -154,7 +154,7 @@ class CallApprovals:
                 return questions.stored_request(core, connection, row)
             person, asked_by = self._requester(connection, requester, call.agent)
         steps = steps_for(rule, person)
-        require_possible(self._people, [(step.people, step.at_least) for step in steps])
+        self._people.require_possible([(step.people, step.at_least) for step in steps])
         shown: dict[str, object] = {"tool": call.tool, "arguments": dict(call.arguments)}
         if rule.show is not None:
             # A copy, so that the function can't change what is displayed and run.

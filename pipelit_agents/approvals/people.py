@@ -1,17 +1,14 @@
-"""What approvals need of people's accounts, and whether anybody can answer a question."""
+"""The functions of people's accounts that approvals call; `accounts/` has them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from pipelit_agents.approvals.arguments import no_possible_approver, no_second_factor
-from pipelit_agents.errors import AccountError, UserInactive
-
 if TYPE_CHECKING:
     from pipelit_agents.identity.evidence import Verification
 
-__all__ = ["People", "require_possible"]
+__all__ = ["People"]
 
 
 class VerifyCode(Protocol):
@@ -26,42 +23,11 @@ class People(NamedTuple):
 
     Attributes:
         require_active: Raises an AccountError unless this is an active person.
-        has_factor: Returns whether the person's second factor is on.
+        require_possible: Raises an error unless the people of one step could answer. It takes
+            the people of each step, and how many of them must approve.
         verify: Verifies a code of the person.
     """
 
     require_active: Callable[[str], None]
-    has_factor: Callable[[str], bool]
+    require_possible: Callable[[Iterable[tuple[Sequence[str], int]]], None]
     verify: VerifyCode
-
-
-def require_possible(people: People, steps: Iterable[tuple[Sequence[str], int]]) -> None:
-    """Require that the people of one step can answer, so that nobody waits in vain.
-
-    Args:
-        people: Looks up accounts.
-        steps: The people of each step, and how many of them must approve.
-
-    Raises:
-        UserNotFound: A name has no account.
-        NotPermitted: A name isn't a person's.
-        SecondFactorError: Too few people can answer; the message has each reason.
-    """
-    problems: dict[str, str] = {}
-    possible, most = False, 0
-    for names, at_least in steps:
-        able = 0
-        for name in names:
-            try:
-                people.require_active(name)
-                if people.has_factor(name):
-                    able += 1
-                else:
-                    problems[name] = no_second_factor(name)
-            except AccountError as error:
-                if not isinstance(error, UserInactive):
-                    raise
-                problems[name] = str(error)
-        possible, most = possible or able >= at_least, max(most, able)
-    if not possible:
-        raise no_possible_approver(problems.values(), "too few" if most else "none")

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from datetime import datetime
 from json import dumps
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, insert, or_
+from sqlalchemy import Connection, insert
 
 from pipelit_agents._core import Core
 from pipelit_agents._run_context import run_context
@@ -25,7 +24,7 @@ from pipelit_agents.approvals.values import (
 from pipelit_agents.audit.records import storable
 from pipelit_agents.database.key_row import check_fitting
 from pipelit_agents.database.models import ApprovalPersonRow, ApprovalRow
-from pipelit_agents.errors import ApprovalNotFound, UnsealError
+from pipelit_agents.errors import ApprovalNotFound
 from pipelit_agents.identity.evidence import utc
 from pipelit_agents.protocol.payload import decode
 from pipelit_agents.sealing.keyring import Sealed
@@ -35,13 +34,10 @@ __all__ = [
     "add_question",
     "ask",
     "get",
-    "may_be_open",
     "ours",
-    "pending",
     "request_of",
     "running_thread",
     "stored_request",
-    "waits_for",
 ]
 
 
@@ -156,21 +152,6 @@ def stored_request(core: Core, connection: Connection, row: tags.QuestionRow) ->
     return request_of(row, _shown(core, row), state, now, decisions, use)
 
 
-def pending(core: Core, person: str | None) -> list[ApprovalRequest]:
-    """Return the open questions; see ``Approvals.pending``."""
-    found = []
-    with core.database.reading() as connection:
-        now = core.shared_now(connection)
-        where = [may_be_open(now)]
-        if person is not None:
-            where.append(ApprovalRow.approvers.contains(f'"{person}"', autoescape=True))
-        for row in ours(core, connection, rows.read_questions(connection, *where)):
-            if waits_for(core, connection, row, person, now):
-                with suppress(UnsealError):
-                    found.append(stored_request(core, connection, row))
-    return found
-
-
 def ours(
     core: Core, connection: Connection, read: Iterable[tags.QuestionRow]
 ) -> Iterator[tags.QuestionRow]:
@@ -190,29 +171,6 @@ def ours(
     if foreign:
         # With a wrong key all questions would be left out, and nobody would know that they wait.
         check_fitting(connection, keyring)
-
-
-def may_be_open(now: float) -> ColumnElement[bool]:
-    """Return the condition for the rows of questions that can wait for an answer."""
-    # What was approved can be open again: see `counting.state_of`.
-    again = and_(ApprovalRow.state == "approved", ApprovalRow.rule != "")
-    return and_(or_(ApprovalRow.state == "pending", again), ApprovalRow.expires_at > now)
-
-
-def waits_for(
-    core: Core, connection: Connection, row: tags.QuestionRow, person: str | None, now: float
-) -> bool:
-    """Return whether a question, whose tag was verified, waits for a person, or for anybody."""
-    if refused_by_time(row, now) is not None:
-        return False
-    if row.rule and counting.state_of(core, connection, row, now) != "pending":
-        return False
-    if person is None:
-        return True
-    if person not in tags.step_at(tags.steps_of(row), now).people:
-        return False
-    given, _ = counting.valid_answers(core, connection, row, {person}, now)
-    return not given
 
 
 def running_thread() -> str:

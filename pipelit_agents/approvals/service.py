@@ -21,11 +21,10 @@ from pipelit_agents.approvals.arguments import (
 )
 from pipelit_agents.approvals.calls import CallApprovals
 from pipelit_agents.approvals.digest import canonical
-from pipelit_agents.approvals.people import People, require_possible
+from pipelit_agents.approvals.people import People
 from pipelit_agents.approvals.rules import Approvers, is_person, steps_for
 from pipelit_agents.approvals.tags import Step, is_digest, is_id
 from pipelit_agents.approvals.values import ApprovalDecision, ApprovalRequest, Verdict, Vote
-from pipelit_agents.display import question_rows
 from pipelit_agents.errors import ApprovalNotFound, NotPermitted
 from pipelit_agents.identity.acting import acting_person
 from pipelit_agents.protocol.usernames import OPERATOR, require_username
@@ -121,7 +120,7 @@ class Approvals:
             names = [name for step in steps for name in step.people]
         # Checked here, so that nobody waits for an approval that can't be given.
         asked = [(step.people, step.at_least) for step in steps] or [(tuple(names), 1)]
-        require_possible(self._people, asked)
+        self._people.require_possible(asked)
         return questions.ask(
             self._core,
             shown,
@@ -270,23 +269,6 @@ class Approvals:
         return usage.use(self._core, approval, names, seconds, at_least)
 
     arequire: Final = off_the_loop(require)
-
-    def pending(self, person: str | None = None) -> Sequence[ApprovalRequest]:
-        """Return the questions that can be answered now, oldest first.
-
-        Args:
-            person: Return only questions that this person may answer now, and hasn't approved; by
-                default all.
-
-        Raises:
-            InvalidUsername: The username is malformed.
-            ConfigurationError: There is no key, or it isn't this database's.
-        """
-        if person is not None:
-            require_username(person, argument="person")
-        return question_rows(questions.pending(self._core, person))
-
-    apending: Final = off_the_loop(pending)
 
     def get(self, id: str) -> ApprovalRequest:  # noqa: A002 - as above
         """Return a question with its answers.

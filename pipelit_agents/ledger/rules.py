@@ -7,7 +7,7 @@ repeats it for Redis, and ``tests/test_ledgers_agree.py`` compares them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
 from pipelit_agents.ledger.attempts import Account, Attempt, Verdict
 from pipelit_agents.policy import YEAR, LaneClass, VerificationPolicy
@@ -17,7 +17,6 @@ __all__ = [
     "EARLIEST",
     "Found",
     "Lane",
-    "LedgerRow",
     "Peer",
     "Rules",
     "Ruling",
@@ -25,7 +24,6 @@ __all__ = [
     "State",
     "as_ranges",
     "class_of",
-    "clock_trouble",
     "compared",
     "decide",
     "expired",
@@ -442,58 +440,6 @@ def was_expired(attempt: Attempt, account: Account | None, now: float, window: i
 def last_step(moment: float, window: int) -> int:
     """Return the last step in which a code is good at a moment."""
     return int(moment) // PERIOD + window
-
-
-class LedgerRow(Protocol):
-    """A row of the table ``pipelit_ledger``."""
-
-    @property
-    def scope(self) -> str:
-        """The kind of its lane."""
-
-    @property
-    def spent_step(self) -> int:
-        """As ``Spent.step``."""
-
-    @property
-    def spent_previous(self) -> int:
-        """As ``Spent.previous``."""
-
-    @property
-    def locked_until(self) -> float:
-        """As ``Lane.locked_until``."""
-
-    @property
-    def in_a_row(self) -> int:
-        """As ``Lane.in_a_row``."""
-
-    @property
-    def recent(self) -> str:
-        """As ``Lane.recent``, separated by spaces."""
-
-    @property
-    def whole_at(self) -> float:
-        """As ``Lane.whole_at``."""
-
-
-def clock_trouble(row: LedgerRow, rules: Rules, now: float, *, person: bool) -> str:
-    """Return what a row of the ledger has from a time when the clock was ahead, in words.
-
-    Args:
-        row: The row.
-        rules: The limits.
-        now: The time by the ledger's clock, in Unix seconds.
-        person: Whether the row is about a person.
-    """
-    if max(row.spent_step, row.spent_previous) > last_step(now, rules.policy.window):
-        return "a spent time step is ahead of the clock"
-    if row.locked_until > now + rules.lock_of(row.in_a_row):
-        return "a lock ends later than any lock lasts"
-    if any(float(at) > now + PERIOD for at in row.recent.split()):
-        return "a failure is ahead of the clock"
-    if row.whole_at > now + rules.longest_debt(class_of(row.scope, person=person)):
-        return "the yearly allowance is ahead of the clock"
-    return ""
 
 
 def spent_ahead(ahead: str) -> set[int]:

@@ -23,7 +23,7 @@ from pipelit_agents._threads import Apart, Stuck, aside
 from pipelit_agents._words import quoted, recordable
 from pipelit_agents.approvals import rows, tags
 from pipelit_agents.approvals.counting import state_of
-from pipelit_agents.approvals.questions import may_be_open, ours
+from pipelit_agents.approvals.questions import ours
 from pipelit_agents.approvals.service import Approvals
 from pipelit_agents.approvals.values import ApprovalRequest
 from pipelit_agents.credentials.store import Credentials
@@ -31,6 +31,7 @@ from pipelit_agents.display import html_of
 from pipelit_agents.errors import ApprovalNotFound, PipelitError, UnsealError
 from pipelit_agents.identity.evidence import utc
 from pipelit_agents.operations import outbox
+from pipelit_agents.operations.open_questions import may_be_open
 from pipelit_agents.operations.webhooks import DELIVERED, Delivery, Webhook, post
 
 __all__ = ["ApprovalNotice", "ApprovalNotices", "NoticeResult", "OnRequest", "require_on_request"]

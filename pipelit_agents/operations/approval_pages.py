@@ -10,12 +10,13 @@ from sqlalchemy import Connection, Select, and_, tuple_
 
 from pipelit_agents._core import Core
 from pipelit_agents.approvals import tags
-from pipelit_agents.approvals.questions import may_be_open, ours, stored_request, waits_for
+from pipelit_agents.approvals.questions import ours, stored_request
 from pipelit_agents.approvals.rows import QUESTIONS, WITHOUT_SHOWN
 from pipelit_agents.approvals.values import ApprovalRequest
 from pipelit_agents.database.models import ApprovalPersonRow, ApprovalRow
 from pipelit_agents.database.planted import all_rows
 from pipelit_agents.errors import UnsealError
+from pipelit_agents.operations.open_questions import may_be_open, waits_for
 from pipelit_agents.paging import LAST_MOMENT, Page, read_moment, written_moment
 
 __all__ = ["count_of_person", "page_of_all", "page_of_person"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from pipelit_agents._bounds import require_count
@@ -12,9 +13,11 @@ from pipelit_agents.approvals.service import Approvals
 from pipelit_agents.approvals.values import ApprovalRequest
 from pipelit_agents.audit.trail import AuditTrail
 from pipelit_agents.credentials.store import Credentials
+from pipelit_agents.display import question_rows
 from pipelit_agents.operations.approval_notices import ApprovalNotices
 from pipelit_agents.operations.approval_pages import count_of_person, page_of_person
 from pipelit_agents.operations.approval_register import ApprovalRegister
+from pipelit_agents.operations.open_questions import pending
 from pipelit_agents.paging import DEFAULT_LIMIT, MAX_LIMIT, Page, require_limit
 from pipelit_agents.protocol.usernames import require_username
 
@@ -41,6 +44,23 @@ class ServedApprovals(Approvals):
         super().__init__(core, people)
         self.register: ApprovalRegister = ApprovalRegister(core, audit)
         self.notices: ApprovalNotices = ApprovalNotices(core, self, credentials)
+
+    def pending(self, person: str | None = None) -> Sequence[ApprovalRequest]:
+        """Return the questions that can be answered now, oldest first.
+
+        Args:
+            person: Return only questions that this person may answer now, and hasn't approved; by
+                default all.
+
+        Raises:
+            InvalidUsername: The username is malformed.
+            ConfigurationError: There is no key, or it isn't this database's.
+        """
+        if person is not None:
+            require_username(person, argument="person")
+        return question_rows(pending(self._core, person))
+
+    apending: Final = off_the_loop(pending)
 
     def page(
         self, person: str, *, after: str | None = None, limit: int = DEFAULT_LIMIT

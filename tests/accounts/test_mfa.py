@@ -17,6 +17,7 @@ from pydantic import SecretStr
 from sqlalchemy import text
 
 from pipelit_agents import Agent, Pipelit
+from pipelit_agents.accounts.typed_codes import read_code
 from pipelit_agents.errors import (
     CodeRejected,
     LedgerUnavailable,
@@ -30,7 +31,6 @@ from pipelit_agents.errors import (
     UserNotFound,
     VerificationError,
 )
-from pipelit_agents.identity.factors import read_code
 
 # The SQL is one; what else PostgreSQL may decide about is marked.
 BACKENDS = ("sqlite", "redis")

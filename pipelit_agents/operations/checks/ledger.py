@@ -9,11 +9,12 @@ from sqlalchemy import ColumnElement, select, text
 
 from pipelit_agents.database.models import AuditRow, EpochRow, LedgerRow, UserRow
 from pipelit_agents.ledger.attempts import is_person
+from pipelit_agents.ledger.clock_trouble import clock_trouble
 from pipelit_agents.ledger.common import ledger_now
 from pipelit_agents.ledger.lanes import lane_name
 from pipelit_agents.ledger.machine import described, kernels_at
 from pipelit_agents.ledger.redis_url import connect, named_errors
-from pipelit_agents.ledger.rules import EARLIEST, Lane, Rules, class_of, clock_trouble
+from pipelit_agents.ledger.rules import EARLIEST, Lane, Rules, class_of
 from pipelit_agents.operations.checks.deployment import Deployment, deployment_check
 from pipelit_agents.operations.checks.finding import Finding, NotApplicable, listed, passed
 from pipelit_agents.policy import YEAR
