@@ -19,7 +19,7 @@ FLOORS: list[set[str]] = [
         *("_otpauth", "_run_context", "exact"),
     },
     {"_threads", "display", "paging", "policy", "otp"},
-    {"_twins"},
+    {"_batching", "_twins"},
     {"protocol"},
     {"sealing"},
     {"_env_mistakes"},

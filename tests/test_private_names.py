@@ -59,7 +59,7 @@ USED: dict[str, set[str]] = {
     "graphs/spawn/test_spawn.py": {"_on_another_loop"},
     "graphs/test_remote_trust.py": {"_TRUST", "_lock"},
     "graphs/test_values.py": {"_seen"},
-    "identity/test_batching.py": {"_waiting"},
+    "test_batching.py": {"_waiting"},
     "identity/test_hostile_items.py": {"_run_context"},
     "identity/test_proof.py": {"_proof_request"},
     "ledger/test_clocks.py": {"_redis_url"},

@@ -1,14 +1,19 @@
-"""Check what a proof is bound to: requests, payloads, kinds, depths, challenges and peerings."""
+"""Check what a proof is bound to: requests, payloads, kinds, depths, challenges and peerings.
+
+Also check that the answer of a batch is that of the caller's own request.
+"""
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar
 
 from pipelit_agents.protocol.binding import Binding
 from pipelit_agents.protocol.peering_uri import is_relation
 
-__all__ = ["ProofRole", "bind", "require_challenge", "require_relation"]
+__all__ = ["ProofRole", "answer_to", "bind", "require_challenge", "require_relation"]
 
+A = TypeVar("A")
+R = TypeVar("R")
 ProofRole = Literal["spawn-request", "spawn-result"]
 
 _MAX_DEPTH: Final = 2**31
@@ -75,3 +80,21 @@ def require_challenge(challenge: object) -> None:
     """Require the value of a challenge."""
     if type(challenge) is not bytes or len(challenge) != 32:
         raise ValueError("challenge must be the verifier's 32 bytes: the value of its Challenge")
+
+
+def answer_to(request: A, answered: tuple[A, R]) -> R:
+    """Return the answer to a request that was served in a batch.
+
+    So the code that distributes the answers of a batch decides nothing.
+
+    Args:
+        request: The request of the caller.
+        answered: The request that was served for the caller, and its answer.
+
+    Raises:
+        RuntimeError: The answer is another request's.
+    """
+    served, answer = answered
+    if served is not request:
+        raise RuntimeError("a batch returned the answer to another request")
+    return answer

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
+from pipelit_agents._batching import Batching
 from pipelit_agents._core import Core
-from pipelit_agents.identity.batching import Batching
+from pipelit_agents.identity.bindings import answer_to
 from pipelit_agents.identity.lookup import (
     OWN_SECRET,
     AccountRow,
@@ -47,6 +48,9 @@ class ProofRequest(NamedTuple):
         return Proof(bound.prover, bound.verifier, self.step, bound.answer(secret, self.step))
 
 
+Made: TypeAlias = tuple[ProofRequest, Proof]
+
+
 class ProofMaker:
     """Make the proofs of the agents of one database.
 
@@ -60,17 +64,17 @@ class ProofMaker:
 
     def make(self, request: ProofRequest) -> Proof:
         """Make a proof; see ``Agent.prove``."""
-        return self._batching.ask(request)
+        return answer_to(request, self._batching.ask(request))
 
     async def amake(self, request: ProofRequest) -> Proof:
         """As ``make``, for the event loop."""
-        return await self._batching.aask(request)
+        return answer_to(request, await self._batching.aask(request))
 
     def _require_reading(self) -> None:
         with self._core.database.reading():
             """Read nothing: a failure here isn't caused by a request."""
 
-    def _make_batch(self, requests: Sequence[ProofRequest]) -> Sequence[Proof | Exception]:
+    def _make_batch(self, requests: Sequence[ProofRequest]) -> Sequence[Made | Exception]:
         """Make a batch of proofs from the current accounts."""
         database = self._core.database
         names = {name for each in requests for name in (each.binding.prover, each.binding.verifier)}
@@ -96,10 +100,10 @@ class ProofMaker:
         rows: Mapping[str, AccountRow],
         requests: Sequence[ProofRequest],
         proof_key_of: Callable[[ProofRequest], ProofKey],
-    ) -> Sequence[Proof | Exception]:
+    ) -> Sequence[Made | Exception]:
         unseal = caching_unseal(self._core.keyring())
         secrets: dict[tuple[str, ProofKey], tuple[bytes, str]] = {}
-        proofs: list[Proof | Exception] = []
+        proofs: list[Made | Exception] = []
         for each in requests:
             prover = each.binding.prover
             try:
@@ -108,7 +112,7 @@ class ProofMaker:
                 if secret is None:
                     secret = proving_secret(prover, rows.get(prover), proof_key, unseal)
                     secrets[prover, proof_key] = secret
-                proofs.append(each.answer(*secret))
+                proofs.append((each, each.answer(*secret)))
             except Exception as error:
                 # Only this request fails; the others of the batch get their proofs.
                 proofs.append(error)

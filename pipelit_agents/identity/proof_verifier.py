@@ -6,14 +6,15 @@ Proofs that are verified at the same time share a transaction, and so one state 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
+from pipelit_agents._batching import Batching
 from pipelit_agents._core import Core
 from pipelit_agents._run_context import RunContext
 from pipelit_agents._words import recordable
 from pipelit_agents.audit.records import entry, write
 from pipelit_agents.errors import ProofRejected
-from pipelit_agents.identity.batching import Batching
+from pipelit_agents.identity.bindings import answer_to
 from pipelit_agents.identity.evidence import Verification, utc, why_not_decided
 from pipelit_agents.identity.lookup import AccountRow, read_accounts
 from pipelit_agents.identity.totp_secrets import TotpSecrets, Unseal, caching_unseal
@@ -50,6 +51,9 @@ class ProofCheck(NamedTuple):
         return "verify.request" if self.binding.role == "spawn-request" else "verify.proof"
 
 
+Verified: TypeAlias = tuple[ProofCheck, Verification]
+
+
 class ProofVerifier:
     """Verify the proofs of one database.
 
@@ -65,22 +69,21 @@ class ProofVerifier:
 
     def verify(self, check: ProofCheck) -> Verification:
         """Verify a proof and record the result in the audit; see ``Agent.verify_proof``."""
-        return self._batching.ask(check)
+        return answer_to(check, self._batching.ask(check))
 
     async def averify(self, check: ProofCheck) -> Verification:
         """As ``verify``, for the event loop."""
-        return await self._batching.aask(check)
+        return answer_to(check, await self._batching.aask(check))
 
     def _require_deciding(self) -> None:
         with self._core.database.deciding():
             """Read nothing: a failure here isn't caused by a proof."""
 
-    def verify_batch(self, checks: Sequence[ProofCheck]) -> Sequence[Verification | Exception]:
+    def verify_batch(self, checks: Sequence[ProofCheck]) -> Sequence[Verified | Exception]:
         """Verify a batch against one state of the accounts; record all before returning any."""
         names = {name for each in checks for name in (each.binding.verifier, each.binding.prover)}
         unseal = caching_unseal(self._core.keyring())
-        answers: list[Verification | Exception] = []
-        answer: Verification | Exception
+        answers: list[Verified | Exception] = []
         entries = []
         with self._core.database.deciding() as connection:
             rows = read_accounts(connection, *names)
@@ -88,15 +91,18 @@ class ProofVerifier:
                 peer, verifier = each.binding.prover, each.binding.verifier
                 try:
                     reason = self._why_rejected(each, rows, unseal)
-                    answer = (
+                    answers.append(
                         ProofRejected(peer=peer, verifier=verifier)
                         if reason
-                        else Verification(peer, verifier, "proof", each.proof.step, utc(each.now))
+                        else (
+                            each,
+                            Verification(peer, verifier, "proof", each.proof.step, utc(each.now)),
+                        )
                     )
                 except Exception as error:
                     # Only this verification fails; the others of the batch are decided.
-                    answer, reason = error, why_not_decided(error, "not decided")
-                answers.append(answer)
+                    answers.append(error)
+                    reason = why_not_decided(error, "not decided")
                 if reason or not each.quiet:
                     entries.append(
                         entry(
@@ -104,7 +110,7 @@ class ProofVerifier:
                             actor=verifier if verifier in rows else recordable(verifier),
                             subject=peer if peer in rows else recordable(peer),
                             action=each.action,
-                            outcome="ok" if type(answers[-1]) is Verification else "refused",
+                            outcome="refused" if reason else "ok",
                             reason=reason,
                             context=each.context,
                         )

@@ -148,8 +148,10 @@ def test_an_entry_planted_just_ahead_stops_nobody(
         )
         for each in challenges
     ]
-    found = identity_of(pipelit).proofs.verify_batch(checks)
-    assert [type(each) for each in found] == [Verification] * 5
+    found: Any = identity_of(pipelit).proofs.verify_batch(checks)
+    assert [(check, type(answer)) for check, answer in found] == [
+        (each, Verification) for each in checks
+    ]
     assert len(pipelit.audit.list(limit=1000, action="verify.proof")) == before + 5
     assert named()
     numbers = ahead(pipelit, count)

@@ -15,14 +15,13 @@ from typing import Any
 
 import pytest
 from conftest import Clock
-from internals import WITHHELD, database_of
+from internals import WITHHELD, Batching, database_of
 from sqlalchemy import event, text
 
 from pipelit_agents import Agent, Challenge, Pipelit, Proof, Verification
 from pipelit_agents._run_context import RunContext
 from pipelit_agents.audit.records import entry, write
 from pipelit_agents.errors import ConfigurationError, ProofRejected, StorageError
-from pipelit_agents.identity.batching import Batching
 from pipelit_agents.identity.lookup import accounts_of
 
 BACKENDS = ("sqlite", "postgres")
