@@ -16,6 +16,7 @@ from pydantic import SecretStr
 from pipelit_agents._bounds import require_count
 from pipelit_agents._core import Core
 from pipelit_agents._discretion import discreet
+from pipelit_agents._key_source import KeySource
 from pipelit_agents._twins import off_the_loop
 from pipelit_agents.accounts.permissions import Permissions
 from pipelit_agents.accounts.possible_approvers import require_possible
@@ -41,8 +42,8 @@ from pipelit_agents.ledger.questions import QuestionLimit
 from pipelit_agents.operations.approval_services import ServedApprovals
 from pipelit_agents.operations.key_rotation import Keys
 from pipelit_agents.policy import VerificationPolicy
-from pipelit_agents.sealing.key_source import KeySource, LiveKeyring
 from pipelit_agents.sealing.keyring import Keyring
+from pipelit_agents.sealing.live_keyring import LiveKeyring
 from pipelit_agents.settings import Settings
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ FLOORS: list[set[str]] = [
     {"protocol"},
     {"sealing"},
     {"_env_mistakes"},
-    {"settings"},
+    {"_key_source", "settings"},
     {"database"},
     {"audit"},
     {"ledger"},

@@ -74,7 +74,7 @@ USED: dict[str, set[str]] = {
     "processes/test_rotation.py": {"_KNOWN"},
     "processes/test_server.py": {"_failures", "_global_handlers"},
     "processes/test_shared_servers.py": {"_process"},
-    "sealing/test_keysource.py": {"_PATIENCE", "_PATIENCE_WITH_KEYS", "_own", "_source"},
+    "test_key_source.py": {"_PATIENCE", "_PATIENCE_WITH_KEYS", "_own", "_source"},
     "test_bounds.py": {"_bounds"},
     "test_discretion.py": {"_discretion"},
     "test_layout.py": {"_internal"},

@@ -19,6 +19,9 @@ from pipelit_agents import Agent, Keyring, Pipelit
 # What serves concurrent requests in batches.
 from pipelit_agents._batching import Batching as Batching
 
+# What calls a function for the encryption keys.
+from pipelit_agents._key_source import KeySource as KeySource
+
 # What reads the URIs and exports of authenticator apps; `credentials.put` names the credential too.
 from pipelit_agents._otpauth import Authenticator as Authenticator
 from pipelit_agents._otpauth import exported_accounts as exported_accounts

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from conftest import Clock
-from internals import keyring_of
+from internals import KeySource, keyring_of
 from langgraph.checkpoint.memory import InMemorySaver
 from pydantic import SecretStr
 from test_rotation_columns import run as checkpoint
@@ -21,7 +21,7 @@ from test_stolen_database import opened
 
 from pipelit_agents import Keyring, Pipelit
 from pipelit_agents.errors import ConfigurationError, EncryptionKeysUnavailable, UnsealError
-from pipelit_agents.sealing.key_source import KeySource, LiveKeyring
+from pipelit_agents.sealing.live_keyring import LiveKeyring
 
 BACKENDS = False
 WAIT = 20.0
@@ -237,7 +237,7 @@ BAD = "k9Xw2QzL7mR4tYbN1vC8pA5sD3fG6hJ0kE2uW9oI4"
         (lambda: {"key": BAD}, "dict", ""),
         (lambda: {BAD}, "a set, which has no order", ""),
         (lambda: frozenset({BAD}), "a set, which has no order", ""),
-        (failing(Ending()), "failed (Ending)", "test_keysource.Ending"),
+        (failing(Ending()), "failed (Ending)", "test_key_source.Ending"),
         (lambda: [BAD.encode()], "a key that is bytes", ""),
         (lambda: [Keyring.generate_key(), BAD], "key 2 of 2", ""),
         (lambda: BAD, "key 1 of 1", ""),
@@ -348,8 +348,8 @@ def test_others_wait_no_longer_than_they_have_to(
     live: LiveKeyring, manager: Manager, seconds: Seconds, monkeypatch: pytest.MonkeyPatch, key: str
 ) -> None:
     """Without any keys until the patience ends; with keys they go on with those."""
-    monkeypatch.setattr("pipelit_agents.sealing.key_source._PATIENCE", 0.05)
-    monkeypatch.setattr("pipelit_agents.sealing.key_source._PATIENCE_WITH_KEYS", 0.05)
+    monkeypatch.setattr("pipelit_agents._key_source._PATIENCE", 0.05)
+    monkeypatch.setattr("pipelit_agents._key_source._PATIENCE_WITH_KEYS", 0.05)
     begun, go = threading.Event(), threading.Event()
 
     def ask() -> list[str]:
