@@ -18,6 +18,7 @@ __all__ = [
     "require_duration",
     "require_moment",
     "require_seconds",
+    "require_span",
 ]
 
 # Seconds, 30 days. Some systems can't wait for more than 49 days at a time.
@@ -120,6 +121,31 @@ def require_duration(
     if value > most:
         raise ValueError(f"{argument} must be at most {most.days:,} days")
     return value
+
+
+def require_span(value: object, argument: str, *, most: timedelta | None = None) -> float:
+    """Return a duration in seconds, from a number of seconds or a ``timedelta``.
+
+    Args:
+        value: An ``int``, a ``float`` or a ``timedelta``.
+        argument: The argument's name, for the message.
+        most: The longest accepted duration; None for any.
+
+    Raises:
+        TypeError: It is something else. A ``bool`` is refused.
+        ValueError: It isn't more than 0, isn't finite, or is longer than ``most``.
+    """
+    if isinstance(value, timedelta):
+        seconds = value.total_seconds()
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        seconds = float(value)
+    else:
+        raise TypeError(f"{argument} must be seconds or a timedelta, not {type(value).__name__}")
+    if not (seconds > 0 and isfinite(seconds)):
+        raise ValueError(f"{argument} must be more than 0 seconds")
+    if most is not None and seconds > most.total_seconds():
+        raise ValueError(f"{argument} must be at most {most.days:,} days")
+    return seconds
 
 
 def require_moment(value: object, argument: str) -> float:

@@ -20,7 +20,6 @@ PRIVATE = re.compile(r"_[A-Za-z]\w*")
 IN_A_PROGRAM = re.compile(r"(?<!self)(?<!cls)\.(_[a-z]\w*)")
 # By file: what other than its own it uses.
 USED: dict[str, set[str]] = {
-    "approvals/test_approvals.py": {"_core"},
     "audit/test_audit_chain.py": {"_seal_batch"},
     "audit/test_audit_numbers.py": {"_MAX_GAPS", "_proof_check"},
     "audit/test_refusals.py": {

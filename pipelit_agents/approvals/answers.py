@@ -5,12 +5,13 @@ from __future__ import annotations
 from json import dumps
 from typing import Final
 
-from sqlalchemy import Connection, insert
+from sqlalchemy import insert
 
 from pipelit_agents._core import Core
 from pipelit_agents._words import quoted, recordable
 from pipelit_agents.approvals import counting, rows, tags
 from pipelit_agents.approvals.approvers import NOBODY, read_approvers
+from pipelit_agents.approvals.moment import Moment
 from pipelit_agents.approvals.questions import add_question, running_thread
 from pipelit_agents.approvals.refusals import (
     APPROVED_BEFORE,
@@ -24,7 +25,7 @@ from pipelit_agents.approvals.refusals import (
     refused_as_closed,
     refused_by_time,
 )
-from pipelit_agents.approvals.values import ApprovalDecision, Verdict, Vote
+from pipelit_agents.approvals.values import ApprovalDecision, State, Verdict, Vote
 from pipelit_agents.audit.records import recorded_name
 from pipelit_agents.database.models import ApprovalAnswerRow, ApprovalRow
 from pipelit_agents.errors import ApprovalClosed, ApprovalNotFound, CodeRejected, NotPermitted
@@ -46,7 +47,7 @@ def require_open(core: Core, identifier: str, username: str, verdict: Verdict) -
         NotPermitted: The person isn't one of the approvers, isn't asked now, or has approved.
     """
     with core.database.reading() as connection:
-        found = _answerable(core, connection, identifier, username, verdict)
+        found = _answerable(Moment.of(core, connection), identifier, username, verdict)
     if isinstance(found, Refusal):
         raise _refused(core, identifier, username, verdict, found)
 
@@ -67,21 +68,17 @@ def answer(
         NotPermitted: As ``require_open``.
     """
     with core.database.writing(durable=True) as connection:
-        # Accounts first, then approvals: all code that locks both uses this order.
-        core.database.lock(connection, f"account:{vote.username}", shared=True)
-        named = rows.read_question(connection, identifier)
-        if named is not None:
-            core.database.lock(connection, f"approval:{named.digest}")
-        found = _answerable(
-            core, connection, identifier, vote.username, vote.verdict, only_pending=only_pending
-        )
+        rows.lock_question(core, connection, identifier, [vote.username])
+        moment = Moment.of(core, connection)
+        found = _answerable(moment, identifier, vote.username, vote.verdict, only_pending)
         if isinstance(found, tags.QuestionRow):
-            _require_same_person(core, connection, vote)
+            _require_same_person(moment, vote)
             if not found.rule or vote.verdict == "denied":
-                rows.set_state(core, connection, found, vote.verdict)
-            decision = _write(core, connection, found, vote)
-            if found.rule and vote.verdict == "approved":
-                _approve_if_enough(core, connection, found)
+                rows.set_state(moment, found, vote.verdict)
+            decision = _write(moment, found, vote)
+            # Under a rule, this may have been the last approval that a step needs.
+            if vote.verdict == "approved" and counting.state_of(moment, found) == "approved":
+                rows.set_state(moment, found, "approved")
             return decision
     raise _refused(core, identifier, vote.username, vote.verdict, found)
 
@@ -93,63 +90,50 @@ def record_unasked(core: Core, digest: str, vote: Vote) -> ApprovalDecision:
         CodeRejected: As ``answer``.
     """
     with core.database.writing(durable=True) as connection:
-        core.database.lock(connection, f"account:{vote.username}", shared=True)
-        core.database.lock(connection, f"approval:{digest}")
-        _require_same_person(core, connection, vote)
+        rows.lock_question(core, connection, digest, [vote.username])
+        moment = Moment.of(core, connection)
+        _require_same_person(moment, vote)
         row = add_question(
-            core,
-            connection,
-            digest,
-            [vote.username],
-            lifetime=_UNASKED_TTL,
+            moment,
+            [tags.Step((vote.username,), 1, 0.0, _UNASKED_TTL)],
+            ruled=False,
             asked_by=vote.username,
             thread=running_thread(),
+            digest=digest,
             state=vote.verdict,
         )
-        return _write(core, connection, row, vote)
+        return _write(moment, row, vote)
 
 
 def _answerable(
-    core: Core,
-    connection: Connection,
-    identifier: str,
-    username: str,
-    verdict: Verdict,
-    *,
-    only_pending: bool = False,
+    moment: Moment, identifier: str, username: str, verdict: Verdict, only_pending: bool = False
 ) -> tags.QuestionRow | Refusal:
-    row = rows.find_question(core, connection, identifier)
+    row = rows.find_question(moment, identifier)
     if isinstance(row, Refusal):
         return row
     names = tags.approvers_of(row.approvers)
     if username not in names:
         message = f"{quoted(username)} is not an approver here; approvers are {', '.join(names)}"
         return Refusal(message, NOT_ASKED)
-    now = core.shared_now(connection)
-    state = counting.state_of(core, connection, row, now) if row.rule else row.state
+    state = counting.state_of(moment, row)
     closed = refused_as_closed(row._replace(state=state))
     # A person who approved may deny until the approval is used.
     changes = verdict == "denied" and state in ("approved", "suspended") and not only_pending
     if closed is None or changes:
-        closed = refused_by_time(row, now)
-    if closed is None and rows.was_used(connection, row):
+        closed = refused_by_time(row, moment.now)
+    if closed is None and rows.was_used(moment.connection, row):
         closed = Refusal(f"the question {row.id} {USED}", "used")
     if closed is None and row.rule:
-        closed = _refused_in_turn(core, connection, row, username, verdict, now)
+        closed = _refused_in_turn(moment, row, username, verdict)
     return closed or row
 
 
 def _refused_in_turn(
-    core: Core,
-    connection: Connection,
-    row: tags.QuestionRow,
-    username: str,
-    verdict: Verdict,
-    now: float,
+    moment: Moment, row: tags.QuestionRow, username: str, verdict: Verdict
 ) -> Refusal | None:
     steps = tags.steps_of(row)
-    valid, _ = counting.valid_answers(core, connection, row, {username}, now)
-    present = tags.step_at(steps, now)
+    valid, _ = counting.valid_answers(moment, row, {username}, counting.Demand(steps))
+    present = tags.step_at(steps, moment.now)
     if username in valid:
         if verdict == "denied":
             return None
@@ -160,7 +144,7 @@ def _refused_in_turn(
         )
     if username in present.people:
         return None
-    later = next((s for s in steps if s.begins > now and username in s.people), None)
+    later = next((s for s in steps if s.begins > moment.now and username in s.people), None)
     if later is not None:
         return Refusal(
             f"{username!r} is asked from {iso(later.begins)}, if there is no decision before",
@@ -173,14 +157,9 @@ def _refused_in_turn(
     )
 
 
-def _approve_if_enough(core: Core, connection: Connection, row: tags.QuestionRow) -> None:
-    now, steps = core.shared_now(connection), tags.steps_of(row)
-    if not isinstance(counting.count(core, connection, row, steps, now), Refusal):
-        rows.set_state(core, connection, row, "approved")
-
-
-def _require_same_person(core: Core, connection: Connection, vote: Vote) -> None:
-    person = read_approvers(core, connection, [vote.username]).get(vote.username, NOBODY)
+def _require_same_person(moment: Moment, vote: Vote) -> None:
+    people = read_approvers(moment.core, moment.connection, [vote.username])
+    person = people.get(vote.username, NOBODY)
     by_code = vote.factor_kind in ("plain", "recovery")
     same = bool(person.factor) and person.factor == vote.factor
     # Reset, enrolled again or deactivated since the code was verified.
@@ -192,11 +171,8 @@ def _require_same_person(core: Core, connection: Connection, vote: Vote) -> None
         )
 
 
-def _write(
-    core: Core, connection: Connection, question: tags.QuestionRow, vote: Vote
-) -> ApprovalDecision:
-    keyring, now = core.fitting_keyring(connection), core.shared_now(connection)
-    purpose = reason_purpose(question.id, vote.username)
+def _write(moment: Moment, question: tags.QuestionRow, vote: Vote) -> ApprovalDecision:
+    keyring, purpose = moment.fitting_keyring, reason_purpose(question.id, vote.username)
     row = tags.AnswerRow(
         approval_id=question.id,
         digest=question.digest,
@@ -204,37 +180,33 @@ def _write(
         verdict=vote.verdict,
         factor_kind=vote.factor_kind,
         factor=vote.factor,
-        at=now,
+        at=moment.now,
         reason=Sealed(keyring.seal(vote.reason, purpose), purpose) if vote.reason else None,
     )
     row = row._replace(mac=keyring.mac(tags.ANSWER, *tags.answer_fields(question, row)))
     values = row._asdict()
     # The database numbers answers.
     del values["seq"]
-    connection.execute(insert(ApprovalAnswerRow).values(values))
+    moment.connection.execute(insert(ApprovalAnswerRow).values(values))
     if vote.verdict == "denied" and vote.is_authenticated:
-        _void(core, connection, question.digest, vote.username)
-    core.record(connection, vote.username, vote.username, vote.action, question.digest, at=now)
+        _void(moment, question.digest, vote.username)
+    moment.record(vote.username, vote.username, vote.action, question.digest)
     return rows.decision_of(question, row, vote.reason)
 
 
-def _void(core: Core, connection: Connection, digest: str, username: str) -> None:
+def _void(moment: Moment, digest: str, username: str) -> None:
     # Stored under the tag of each approval, so that deleting the denial doesn't undo it. The
     # approvers who count are known only when the approval is used.
-    for row in rows.read_questions(connection, ApprovalRow.digest == digest, with_shown=False):
+    same = ApprovalRow.digest == digest
+    for row in rows.read_questions(moment.connection, same, with_shown=False):
         # A call is a question of its own: it isn't denied with another one that is the same. Others
         # in any state, so that changing the state first doesn't avoid this.
-        if row.call or not tags.question_is_ours(core.keyring(), row._replace(state="approved")):
+        if row.call or not tags.question_is_ours(moment.keyring, row._replace(state="approved")):
             continue
         names = dict.fromkeys([*tags.approvers_of(row.denied_by), username])
         asked = username in tags.approvers_of(row.approvers)
-        rows.set_state(
-            core,
-            connection,
-            row,
-            "denied" if asked else "approved",
-            denied_by=dumps(list(names)),
-        )
+        state: State = "denied" if asked else "approved"
+        rows.set_state(moment, row, state, denied_by=dumps(list(names)))
 
 
 def _refused(
@@ -243,13 +215,11 @@ def _refused(
     """Record a refusal, and return the error for the caller."""
     action = "approve" if verdict == "approved" else "deny"
     with core.database.writing(durable=refusal.ends is not None) as connection:
+        moment = Moment.of(core, connection)
         if refusal.ends is not None:
-            rows.set_state(core, connection, refusal.ends, "expired")
-        now = core.shared_now(connection)
+            rows.set_state(moment, refusal.ends, "expired")
         actor = recorded_name(connection, username)
-        core.record(
-            connection, actor, identifier, action, refusal.reason, outcome="refused", at=now
-        )
+        moment.record(actor, identifier, action, refusal.reason, outcome="refused")
     if refusal.reason in (NOT_ASKED, OUT_OF_TURN, APPROVED_BEFORE):
         return NotPermitted(refusal.message, username=recordable(username))
     kind = ApprovalNotFound if refusal.reason in (UNKNOWN, FOREIGN) else ApprovalClosed

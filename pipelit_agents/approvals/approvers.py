@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Final, NamedTuple
 
 from sqlalchemy import Connection, select, update
@@ -43,13 +44,11 @@ def read_approvers(core: Core, connection: Connection, names: Iterable[str]) -> 
     found = {}
     for name, sealed, active in rows:
         factor = ""
-        if sealed is not None:
-            try:
+        # Without the key there is no factor to compare.
+        with suppress(UnsealError):
+            if sealed is not None:
                 secret = core.keyring().unseal(sealed.token, totp_purpose(name))
                 factor = factor_id(name, secret)
-            except UnsealError:
-                # Without the key there is no factor to compare.
-                factor = ""
         found[name] = Approver(bool(active), factor)
     return found
 

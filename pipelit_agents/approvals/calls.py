@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Final, NamedTuple
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import ColumnElement, Connection, func, select, update
 
 from pipelit_agents._bounds import require_count
 from pipelit_agents._core import Core
 from pipelit_agents._twins import off_the_loop
 from pipelit_agents.approvals import questions, rows, tags, usage
-from pipelit_agents.approvals.digest import MAX_SHOWN, approval_digest, canonical
+from pipelit_agents.approvals.digest import MAX_SHOWN, canonical
+from pipelit_agents.approvals.moment import Moment
 from pipelit_agents.approvals.people import People
 from pipelit_agents.approvals.rules import Approvers, acting_person, is_person, steps_for
 from pipelit_agents.approvals.values import ApprovalDecision, ApprovalRequest
@@ -149,9 +150,9 @@ class CallApprovals:
         if call.agent:
             require_username(call.agent, argument="agent")
         with core.database.reading() as connection:
-            row = self._find(connection, key)
+            row = self._find(connection, call)
             if row is not None:
-                return questions.stored_request(core, connection, row)
+                return questions.stored_request(Moment.of(core, connection), row)
             person, asked_by = self._requester(connection, requester, call.agent)
         steps = steps_for(rule, person)
         self._people.require_possible([(step.people, step.at_least) for step in steps])
@@ -161,40 +162,35 @@ class CallApprovals:
             copied = decode(canonical(shown).encode(), limit=MAX_SHOWN)
             shown["summary"] = rule.show(copied["arguments"])
         text = canonical(shown)
-        what = decode(text.encode(), limit=MAX_SHOWN)
         thread = storable(call.thread, 149)
         with core.database.writing(durable=True) as connection:
             core.database.lock(connection, f"approvals of:{asked_by}", f"call:{key}")
-            row = self._find(connection, key)
+            moment = Moment.of(core, connection)
+            row = self._find(connection, call)
             if row is not None:
-                return questions.stored_request(core, connection, row)
-            self._refuse_flood(connection, person, asked_by, thread)
+                return questions.stored_request(moment, row)
+            self._refuse_flood(moment, person, asked_by, thread)
             row = questions.add_question(
-                core,
-                connection,
-                approval_digest(what),
-                [name for step in steps for name in step.people],
-                lifetime=steps[-1].until,
+                moment,
+                steps,
+                ruled=True,
                 asked_by=asked_by,
                 thread=thread,
                 shown=text,
-                steps=steps,
                 agent=call.agent,
                 call=key,
             )
-            core.record(
-                connection, asked_by, row.id, "approval.request", row.digest, at=row.created_at
-            )
-        return questions.request_of(row, what, "pending", row.created_at)
+        return questions.new_request(row, text)
 
     aask: Final = off_the_loop(ask)
 
     def find(self, call: Call) -> ApprovalRequest | None:
         """Return the question of a call with its answers, or None if there is none."""
-        key = call.key
         with self._core.database.reading() as connection:
-            row = self._find(connection, key)
-            return None if row is None else questions.stored_request(self._core, connection, row)
+            row = self._find(connection, call)
+            if row is None:
+                return None
+            return questions.stored_request(Moment.of(self._core, connection), row)
 
     afind: Final = off_the_loop(find)
 
@@ -220,9 +216,8 @@ class CallApprovals:
 
     def started(self, call: Call) -> bool:
         """Return whether a call was ever started, whatever people answered afterwards."""
-        key = call.key
         with self._core.database.reading() as connection:
-            row = self._find(connection, key)
+            row = self._find(connection, call)
         return row is not None and row.starts > 0
 
     astarted: Final = off_the_loop(started)
@@ -233,12 +228,12 @@ class CallApprovals:
         Raises:
             NotPermitted: It wasn't started, was finished, or was suspended before.
         """
-        core, key = self._core, call.key
+        core = self._core
         with core.database.writing(durable=True) as connection:
-            row = self._locked(connection, key)
-            if row is None or row.state != "used" or self._use(connection, row) is None:
+            row = self._locked(connection, call)
+            if row is None or row.state != "used" or not _runs(connection, row):
                 raise NotPermitted("this call isn't running: it can't be suspended")
-            rows.set_state(core, connection, row, "suspended")
+            rows.set_state(Moment.of(core, connection), row, "suspended")
             core.record(connection, OPERATOR, row.id, "approval.suspend", row.digest)
 
     asuspend: Final = off_the_loop(suspend)
@@ -255,45 +250,33 @@ class CallApprovals:
         """
         if result is not None and not isinstance(result, bytes):
             raise TypeError(f"result must be bytes or None, not {type(result).__name__}")
-        core, key = self._core, call.key
+        core = self._core
         with core.database.writing(durable=True) as connection:
-            row = self._locked(connection, key)
+            row = self._locked(connection, call)
             if row is None or row.state != "used":
                 raise NotPermitted("this call isn't running: it can't be finished")
             if result is None or len(result) > _MAX_RESULT:
                 return
             purpose = result_purpose(row.id, row.starts)
             token = core.fitting_keyring(connection).seal(result, purpose)
-            connection.execute(
-                update(ApprovalUseRow)
-                .where(
-                    ApprovalUseRow.approval_id == row.id,
-                    ApprovalUseRow.start == row.starts,
-                    ApprovalUseRow.result.is_(None),
-                )
-                .values(result=Sealed(token, purpose))
-            )
+            change = update(ApprovalUseRow).where(*_unfinished(row))
+            connection.execute(change.values(result=Sealed(token, purpose)))
 
     afinish: Final = off_the_loop(finish)
 
     def result(self, call: Call) -> bytes | None:
         """Return the stored result of a call; None if there is none."""
-        key = call.key
         with self._core.database.reading() as connection:
-            row = self._find(connection, key)
+            row = self._find(connection, call)
             if row is None or row.state != "used":
                 return None
-            found = all_rows(
-                connection,
-                select(ApprovalUseRow.result).where(
-                    ApprovalUseRow.approval_id == row.id, ApprovalUseRow.start == row.starts
-                ),
-            )
+            last = (ApprovalUseRow.approval_id == row.id, ApprovalUseRow.start == row.starts)
+            found = all_rows(connection, select(ApprovalUseRow.result).where(*last))
         for (sealed,) in found:
-            if sealed is None:
-                continue
             with suppress(UnsealError):
-                return self._core.keyring().unseal(sealed.token, result_purpose(row.id, row.starts))
+                if sealed is not None:
+                    purpose = result_purpose(row.id, row.starts)
+                    return self._core.keyring().unseal(sealed.token, purpose)
         return None
 
     aresult: Final = off_the_loop(result)
@@ -305,13 +288,7 @@ class CallApprovals:
             NotPermitted: The call has no question.
         """
         require_count(count, "count")
-        with self._core.database.writing() as connection:
-            found = self._require(connection, call)
-            connection.execute(
-                update(ApprovalRow)
-                .where(ApprovalRow.id == found.id, ApprovalRow.asks < count)
-                .values(asks=count)
-            )
+        self._note(call, ApprovalRow.asks < count, asks=count)
 
     awaiting: Final = off_the_loop(waiting)
 
@@ -322,13 +299,7 @@ class CallApprovals:
             NotPermitted: The call has no question.
         """
         require_count(count, "count", least=0)
-        with self._core.database.writing() as connection:
-            found = self._require(connection, call)
-            connection.execute(
-                update(ApprovalRow)
-                .where(ApprovalRow.id == found.id, ApprovalRow.waits.is_(None))
-                .values(waits=count)
-            )
+        self._note(call, ApprovalRow.waits.is_(None), waits=count)
 
     awaited: Final = off_the_loop(waited)
 
@@ -348,35 +319,32 @@ class CallApprovals:
 
     ainterrupts: Final = off_the_loop(interrupts)
 
-    def _find(self, connection: Connection, key: str) -> tags.QuestionRow | None:
+    def _note(self, call: Call, if_: ColumnElement[bool], **values: int) -> None:
+        with self._core.database.writing() as connection:
+            found = self._require(connection, call)
+            change = update(ApprovalRow).where(ApprovalRow.id == found.id, if_)
+            connection.execute(change.values(values))
+
+    def _find(self, connection: Connection, call: Call) -> tags.QuestionRow | None:
         # Anybody can plant a row of this call; only one that our keys have tagged is its question.
-        for row in rows.read_questions(connection, ApprovalRow.call == key, ApprovalRow.call != ""):
+        its = ApprovalRow.call == call.key
+        for row in rows.read_questions(connection, its, ApprovalRow.call != ""):
             if tags.question_is_ours(self._core.keyring(), row):
                 return row
         return None
 
     def _require(self, connection: Connection, call: Call) -> tags.QuestionRow:
-        row = self._find(connection, call.key)
+        row = self._find(connection, call)
         if row is None:
             raise NotPermitted("this may not be done: nobody was asked about exactly this call")
         return row
 
-    def _locked(self, connection: Connection, key: str) -> tags.QuestionRow | None:
-        row = self._find(connection, key)
+    def _locked(self, connection: Connection, call: Call) -> tags.QuestionRow | None:
+        row = self._find(connection, call)
         if row is not None:
             self._core.database.lock(connection, f"approval:{row.digest}")
-            row = self._find(connection, key)
+            row = self._find(connection, call)
         return row
-
-    def _use(self, connection: Connection, row: tags.QuestionRow) -> float | None:
-        """Return when a call was last started, if its result isn't known."""
-        return connection.scalar(
-            select(ApprovalUseRow.used_at).where(
-                ApprovalUseRow.approval_id == row.id,
-                ApprovalUseRow.start == row.starts,
-                ApprovalUseRow.result.is_(None),
-            )
-        )
 
     def _requester(
         self, connection: Connection, requester: str | None, agent: str
@@ -388,26 +356,22 @@ class CallApprovals:
         name = require_username(requester, argument="requester")
         return name if is_person(connection, name) else None, name
 
-    def _refuse_flood(
-        self, connection: Connection, person: str | None, asked_by: str, thread: str
-    ) -> None:
+    def _refuse_flood(self, moment: Moment, person: str | None, asked_by: str, thread: str) -> None:
         # By person, so that nobody can use up what others may ask; by thread if nobody is known.
-        now = self._core.shared_now(connection)
         where = [
             ApprovalRow.state == "pending",
-            ApprovalRow.expires_at > now,
+            ApprovalRow.expires_at > moment.now,
             ApprovalRow.call != "",
             ApprovalRow.asked_by == asked_by,
         ]
         if person is None:
             where.append(ApprovalRow.thread == thread)
-        found = rows.read_questions(connection, *where, with_shown=False)
-        keyring = self._core.keyring()
+        found = rows.read_questions(moment.connection, *where, with_shown=False)
+        keyring = moment.keyring
         waiting = {row.id for row in found if tags.question_is_ours(keyring, row)}
         many = len(waiting) >= (MAX_OF_PERSON if person else MAX_OF_THREAD)
-        sizes = all_rows(
-            connection, select(ApprovalRow.id, func.length(ApprovalRow.shown)).where(*where)
-        )
+        query = select(ApprovalRow.id, func.length(ApprovalRow.shown)).where(*where)
+        sizes = all_rows(moment.connection, query)
         displayed = sum(size or 0 for identifier, size in sizes if identifier in waiting)
         if many or displayed >= MAX_DISPLAYED:
             much = "" if many else f" with {displayed:,} bytes to read"
@@ -415,3 +379,14 @@ class CallApprovals:
                 f"{len(waiting)} questions{much} of {person or 'this thread'} wait for an answer "
                 "already: wait until people have answered them, or until they expire"
             )
+
+
+def _unfinished(row: tags.QuestionRow) -> tuple[ColumnElement[bool], ...]:
+    """Return the conditions for the last start of a call, if its result isn't known."""
+    use = ApprovalUseRow
+    return use.approval_id == row.id, use.start == row.starts, use.result.is_(None)
+
+
+def _runs(connection: Connection, row: tags.QuestionRow) -> bool:
+    query = select(ApprovalUseRow.used_at).where(*_unfinished(row))
+    return connection.scalar(query) is not None

@@ -4,62 +4,65 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence, Set
+from typing import NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, select
 
-from pipelit_agents._core import Core
 from pipelit_agents.approvals import rows, tags
 from pipelit_agents.approvals.approvers import NOBODY, Approver, read_approvers
+from pipelit_agents.approvals.moment import Moment
 from pipelit_agents.approvals.refusals import MAX_CLOCK_SKEW, NOT_OURS, Refusal, iso
 from pipelit_agents.approvals.values import State
 from pipelit_agents.database.models import ApprovalAnswerRow
 from pipelit_agents.database.planted import all_rows
 
-__all__ = ["count", "state_of", "valid_answers"]
+__all__ = ["Demand", "count", "state_of", "valid_answers"]
 
 
-def state_of(core: Core, connection: Connection, row: tags.QuestionRow, now: float) -> State:
-    """Return the state of a question that has a rule, as its answers make it; not its expiry.
+class Demand(NamedTuple):
+    """What the code that acts demands of an approval.
 
-    The stored state ends a question. Whether it is approved is counted: an approval ends with the
-    account or the second factor of the person, and then others can approve in that person's place.
-    """
-    if row.state in ("denied", "used", "expired"):
-        return row.state
-    if rows.was_used(connection, row):
-        return "used"
-    if _denials(connection, row):
-        return "denied"
-    if row.state == "suspended":
-        return "suspended"
-    found = count(core, connection, row, tags.steps_of(row), now)
-    return "pending" if isinstance(found, Refusal) else "approved"
-
-
-def count(
-    core: Core,
-    connection: Connection,
-    row: tags.QuestionRow,
-    steps: Sequence[tags.Step],
-    now: float,
-    *,
-    within: float = math.inf,
-    others: Set[str] = frozenset(),
-) -> list[tags.AnswerRow] | Refusal:
-    """Return the answers that make an approval valid: those that one of the steps needs.
-
-    Args:
-        core: The keys and the database.
-        connection: The transaction.
-        row: The question; its tag was verified.
+    Attributes:
         steps: The steps whose people count.
-        now: The time; a step that begins later doesn't count.
         within: The maximum age of an answer, in seconds.
         others: More people whose later denial counts.
     """
-    begun = [step for step in steps if step.begins <= now]
+
+    steps: Sequence[tags.Step]
+    within: float = math.inf
+    others: Set[str] = frozenset()
+
+
+def state_of(moment: Moment, row: tags.QuestionRow) -> State:
+    """Return the state of a question, as its answers make it; not its expiry.
+
+    The stored state ends a question. Under a rule, it is counted whether a question is approved:
+    an approval ends with the account or the second factor of the person, and then others can
+    approve in that person's place.
+    """
+    if not row.rule or row.state in ("denied", "used", "expired"):
+        return row.state
+    if rows.was_used(moment.connection, row):
+        return "used"
+    if _denials(moment.connection, row):
+        return "denied"
+    if row.state == "suspended":
+        return "suspended"
+    found = count(moment, row, Demand(tags.steps_of(row)))
+    return "pending" if isinstance(found, Refusal) else "approved"
+
+
+def count(moment: Moment, row: tags.QuestionRow, demand: Demand) -> list[tags.AnswerRow] | Refusal:
+    """Return the answers that make an approval valid: those that one of the steps needs.
+
+    Args:
+        moment: The transaction; a step that begins later doesn't count.
+        row: The question; its tag was verified.
+        demand: What is demanded of the approval.
+    """
+    begun = [step for step in demand.steps if step.begins <= moment.now]
     names = {name for step in begun for name in step.people}
-    valid, refusal = valid_answers(core, connection, row, names, now, within=within, others=others)
+    valid, refusal = valid_answers(moment, row, names, demand)
     for step in begun:
         # An answer after the end of a step can't complete it: then the rule of the next one counts.
         answers = [
@@ -67,7 +70,7 @@ def count(
         ]
         if len(answers) >= step.at_least:
             return answers[: step.at_least]
-    present = tags.step_at(begun or steps, now)
+    present = tags.step_at(begun or demand.steps, moment.now)
     if present.at_least == 1:
         return refusal or Refusal(
             "none of the required approvers has approved it", "other approvers"
@@ -79,27 +82,19 @@ def count(
 
 
 def valid_answers(
-    core: Core,
-    connection: Connection,
-    row: tags.QuestionRow,
-    names: Set[str],
-    now: float,
-    *,
-    within: float = math.inf,
-    others: Set[str] = frozenset(),
+    moment: Moment, row: tags.QuestionRow, names: Set[str], demand: Demand
 ) -> tuple[Mapping[str, tags.AnswerRow], Refusal | None]:
-    """Return the approvals of these people that are valid, and why another one isn't.
-
-    Arguments are as for ``count``.
-    """
-    people = read_approvers(core, connection, names)
-    asked = {*tags.approvers_of(row.approvers), *names, *others}
+    """Return the approvals of these people that are valid, and why another one isn't."""
+    connection = moment.connection
+    people = read_approvers(moment.core, connection, names)
+    asked = {*tags.approvers_of(row.approvers), *names, *demand.others}
     valid: dict[str, tags.AnswerRow] = {}
     refusal = None
     for answer in rows.read_answers(connection, row.id):
         if answer.verdict != "approved" or answer.username not in names:
             continue
-        invalid = _why_invalid(core, row, answer, people, within, now)
+        person = people.get(answer.username, NOBODY)
+        invalid = _why_invalid(moment, row, answer, person, demand.within)
         invalid = invalid or _denial_after(connection, row, answer, asked)
         if invalid is None:
             valid.setdefault(answer.username, answer)
@@ -109,34 +104,28 @@ def valid_answers(
 
 
 def _why_invalid(
-    core: Core,
-    row: tags.QuestionRow,
-    answer: tags.AnswerRow,
-    people: Mapping[str, Approver],
-    within: float,
-    now: float,
+    moment: Moment, row: tags.QuestionRow, answer: tags.AnswerRow, person: Approver, within: float
 ) -> Refusal | None:
     name = answer.username
     if answer.mac == "":
         return Refusal(
             f"{name!r} has since been deactivated, or has ended the second factor", "voided"
         )
-    ours = tags.answer_is_ours(core.keyring(), row, answer)
+    ours = tags.answer_is_ours(moment.keyring, row, answer)
     if not ours or name not in tags.approvers_of(row.approvers):
         return Refusal(f"its answer {NOT_OURS}", "answer not under our keys")
-    if answer.at > now + MAX_CLOCK_SKEW:
+    if answer.at > moment.now + MAX_CLOCK_SKEW:
         return Refusal(
             f"it was approved in the future, at {iso(answer.at)}, by the clock used here: "
             "the clock was set back",
             "approved in the future",
             ends=row,
         )
-    if answer.at < now - within:
+    if answer.at < moment.now - within:
         return Refusal(
             f"{name!r} approved it at {iso(answer.at)}, longer ago than is allowed here",
             "approved too long ago",
         )
-    person = people.get(name, NOBODY)
     if not person.active:
         return Refusal(f"{name!r} has since been deactivated", "approver inactive")
     if person.factor != answer.factor or not person.factor:

@@ -9,7 +9,7 @@ from typing import Final
 from pipelit_agents.errors import PayloadError
 from pipelit_agents.protocol.payload import decode, encode
 
-__all__ = ["approval_digest", "canonical"]
+__all__ = ["approval_digest", "canonical", "digest_of"]
 
 # Bytes of canonical JSON, 1 MiB.
 MAX_SHOWN: Final = 2**20
@@ -41,4 +41,9 @@ def approval_digest(shown: object) -> str:
     Raises:
         PayloadError: It can't be represented as JSON, or is longer than 1 MiB.
     """
-    return hashlib.sha256(canonical(shown).encode()).hexdigest()
+    return digest_of(canonical(shown))
+
+
+def digest_of(text: str) -> str:
+    """Return the digest of canonical JSON."""
+    return hashlib.sha256(text.encode()).hexdigest()

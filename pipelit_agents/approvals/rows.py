@@ -9,13 +9,15 @@ the previous rows was kept.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, delete, select, text, update
 
 from pipelit_agents._core import Core
 from pipelit_agents.approvals import tags
+from pipelit_agents.approvals.moment import Moment
 from pipelit_agents.approvals.refusals import FOREIGN, NOT_OURS, UNKNOWN, Refusal
 from pipelit_agents.approvals.values import ApprovalDecision, State
 from pipelit_agents.database.models import (
@@ -33,6 +35,7 @@ __all__ = [
     "decision_of",
     "find_question",
     "last_use",
+    "lock_question",
     "mark_used",
     "read_answers",
     "read_question",
@@ -82,15 +85,23 @@ def read_question(connection: Connection, identifier: str) -> tags.QuestionRow |
     return found[0] if found else None
 
 
-def find_question(
-    core: Core, connection: Connection, identifier: str
-) -> tags.QuestionRow | Refusal:
+def lock_question(core: Core, connection: Connection, wanted: str, people: Iterable[str]) -> None:
+    """Lock people's accounts, and then the questions with an id or with a digest.
+
+    Accounts first, then approvals: all code that locks both uses this order.
+    """
+    named = read_question(connection, wanted)
+    core.database.lock(connection, *(f"account:{each}" for each in people), shared=True)
+    core.database.lock(connection, f"approval:{wanted if named is None else named.digest}")
+
+
+def find_question(moment: Moment, identifier: str) -> tags.QuestionRow | Refusal:
     """Return the question with an id, if one of our keys has tagged it."""
-    row = read_question(connection, identifier)
+    row = read_question(moment.connection, identifier)
     if row is None:
         # An id permits nothing, so it can be repeated; its form was checked.
         return Refusal(f"there is no question {identifier} here", UNKNOWN)
-    if not tags.question_is_ours(core.keyring(), row):
+    if not tags.question_is_ours(moment.keyring, row):
         return Refusal(f"the question {identifier} {NOT_OURS}", FOREIGN)
     return row
 
@@ -126,51 +137,39 @@ def last_use(connection: Connection, identifier: str) -> tuple[datetime, bool] |
         return None
 
 
-def set_state(
-    core: Core,
-    connection: Connection,
-    row: tags.QuestionRow,
-    state: State,
-    *,
-    denied_by: str | None = None,
-    starts: int | None = None,
-) -> bool:
-    """Set a question's state; return False if it isn't in the state it was read in any more."""
-    changed = row._replace(
-        state=state,
-        denied_by=row.denied_by if denied_by is None else denied_by,
-        starts=row.starts if starts is None else starts,
-    )
-    moved = connection.execute(
+def set_state(moment: Moment, row: tags.QuestionRow, state: State, **more: Any) -> bool:
+    """Set a question's state; return False if it isn't in the state it was read in any more.
+
+    Args:
+        moment: The transaction.
+        row: The question as it was read.
+        state: The new state.
+        more: Other columns that change: ``denied_by`` or ``starts``.
+    """
+    changed = row._replace(state=state, **more)
+    tag = moment.fitting_keyring.mac(tags.REQUEST, *tags.question_fields(changed))
+    moved = moment.connection.execute(
         update(ApprovalRow)
-        .where(
-            ApprovalRow.id == row.id,
-            ApprovalRow.state == row.state,
-            ApprovalRow.mac == row.mac,
-        )
-        .values(
-            state=changed.state,
-            denied_by=changed.denied_by,
-            starts=changed.starts,
-            mac=core.fitting_keyring(connection).mac(tags.REQUEST, *tags.question_fields(changed)),
-        )
+        .where(ApprovalRow.id == row.id, ApprovalRow.state == row.state, ApprovalRow.mac == row.mac)
+        .values(state=state, denied_by=changed.denied_by, starts=changed.starts, mac=tag)
     )
     if moved.rowcount == 1 and state in _CLOSED and not (state == "approved" and row.rule):
         # No person has to answer it any more.
-        connection.execute(delete(ApprovalPersonRow).where(ApprovalPersonRow.approval_id == row.id))
+        answered = delete(ApprovalPersonRow).where(ApprovalPersonRow.approval_id == row.id)
+        moment.connection.execute(answered)
     return moved.rowcount == 1
 
 
-def mark_used(core: Core, connection: Connection, row: tags.QuestionRow, now: float) -> bool:
+def mark_used(moment: Moment, row: tags.QuestionRow) -> bool:
     """Mark an approval as used; return False if it was used before.
 
     The approval of a tool call is used once for each start: see ``CallApprovals.suspend``.
     """
     # Recorded in two tables, so restoring a row in one of them isn't enough.
-    values = {"approval_id": row.id, "start": row.starts + 1, "used_at": now}
-    first = connection.execute(_USE, values).rowcount == 1
-    starts = row.starts + 1 if row.call else None
-    return set_state(core, connection, row, "used", starts=starts) and first
+    values = {"approval_id": row.id, "start": row.starts + 1, "used_at": moment.now}
+    first = moment.connection.execute(_USE, values).rowcount == 1
+    starts = {"starts": row.starts + 1} if row.call else {}
+    return set_state(moment, row, "used", **starts) and first
 
 
 def decision_of(

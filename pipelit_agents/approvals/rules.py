@@ -111,8 +111,7 @@ class Approvers:
     @property
     def seconds(self) -> float:
         """The time in which the question can be answered, in seconds."""
-        seconds = self.expires_in
-        return seconds.total_seconds() if isinstance(seconds, timedelta) else seconds
+        return require_lifetime(self.expires_in)
 
     def chain(self) -> Iterator[Approvers]:
         """Yield this rule, and those to which it escalates, in their order."""

@@ -6,21 +6,17 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Final
 
-from pipelit_agents._bounds import require_count
+from pipelit_agents._bounds import require_count, require_span
 from pipelit_agents._core import Core
 from pipelit_agents._discretion import discreet
 from pipelit_agents._twins import off_the_loop
 from pipelit_agents._words import quoted, recordable
 from pipelit_agents.approvals import answers, questions, rules, usage
 from pipelit_agents.approvals.approvers import current_factor
-from pipelit_agents.approvals.arguments import (
-    WEEK,
-    require_approvers,
-    require_lifetime,
-    require_seconds,
-)
+from pipelit_agents.approvals.arguments import WEEK, require_approvers, require_lifetime
 from pipelit_agents.approvals.calls import CallApprovals
 from pipelit_agents.approvals.digest import canonical
+from pipelit_agents.approvals.moment import Moment
 from pipelit_agents.approvals.people import People
 from pipelit_agents.approvals.rules import Approvers, is_person, steps_for
 from pipelit_agents.approvals.tags import Step, is_digest, is_id
@@ -104,32 +100,30 @@ class Approvals:
             SecondFactorError: Too few of the approvers could answer; the message has each reason.
             ConfigurationError: There is no key.
         """
-        names: Sequence[str] = ()
+        steps: Sequence[Step] = ()
         if not isinstance(approvers, Approvers):
-            names = require_approvers(approvers)
+            names, lifetime = require_approvers(approvers), require_lifetime(expires_in)
+            steps = [Step(names, 1, 0.0, lifetime)]
         elif expires_in is not WEEK:
             raise ValueError("the rule has its own expires_in: Approvers(…, expires_in=…)")
-        lifetime = require_lifetime(expires_in)
         require_username(asked_by, argument="asked_by")
         if thread is not None and not isinstance(thread, str):
             raise TypeError("thread must be text, the id of a LangGraph thread")
         shown = canonical(what)
-        steps: Sequence[Step] = ()
         if isinstance(approvers, Approvers):
             asked_by, steps = self._steps(approvers, asked_by)
-            names = [name for step in steps for name in step.people]
         # Checked here, so that nobody waits for an approval that can't be given.
-        asked = [(step.people, step.at_least) for step in steps] or [(tuple(names), 1)]
-        self._people.require_possible(asked)
-        return questions.ask(
-            self._core,
-            shown,
-            names,
-            lifetime=lifetime,
-            asked_by=asked_by,
-            thread=questions.running_thread() if thread is None else thread,
-            steps=steps,
-        )
+        self._people.require_possible([(step.people, step.at_least) for step in steps])
+        with self._core.database.writing(durable=True) as connection:
+            row = questions.add_question(
+                Moment.of(self._core, connection),
+                steps,
+                ruled=isinstance(approvers, Approvers),
+                asked_by=asked_by,
+                thread=questions.running_thread() if thread is None else thread,
+                shown=shown,
+            )
+        return questions.new_request(row, shown)
 
     arequest: Final = off_the_loop(request)
 
@@ -159,7 +153,7 @@ class Approvals:
                 of strangers.
             TypeError: The id or the code isn't text.
         """
-        return self._answer(id, username, code, "approved", "")
+        return self._answer(id, username, code, "approved")
 
     adecide: Final = off_the_loop(decide)
 
@@ -260,7 +254,7 @@ class Approvals:
         require_count(at_least, "at_least")
         if not isinstance(approval, str):
             raise TypeError("approval must be text: approval_digest(what), or a question's id")
-        seconds = require_seconds("within", within)
+        seconds = require_span(within, "within")
         if not is_id(approval) and not is_digest(approval):
             raise NotPermitted(
                 "this is neither the id of a question nor a digest, so nobody has approved it: "
@@ -283,22 +277,18 @@ class Approvals:
     aget: Final = off_the_loop(get)
 
     def _answer(
-        self,
-        id: str,  # noqa: A002 - as above
-        username: str,
-        code: str,
-        verdict: Verdict,
-        reason: str,
+        self, identifier: object, username: str, code: str, verdict: Verdict, reason: str = ""
     ) -> ApprovalDecision:
         name = require_username(username)
+        question = _identifier(identifier)
         # Checked before the code is verified, because that spends the code.
-        answers.require_open(self._core, _identifier(id), name, verdict)
+        answers.require_open(self._core, question, name, verdict)
         own = acting_person(self._core.database) == name
         # The same factor must be on before and after the code is verified.
         factor = current_factor(self._core, name)
         found = self._people.verify(name, code, own=own)
         vote = Vote(name, verdict, found.kind, factor, reason)
-        return answers.answer(self._core, id, vote)
+        return answers.answer(self._core, question, vote)
 
     def _steps(self, rule: Approvers, asked_by: str) -> tuple[str, Sequence[Step]]:
         if rule.show is not None or rule.when is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Final
 
@@ -10,6 +9,7 @@ from sqlalchemy import Connection, and_
 
 from pipelit_agents._core import Core
 from pipelit_agents.approvals import counting, rows, tags
+from pipelit_agents.approvals.moment import Moment
 from pipelit_agents.approvals.refusals import (
     FOREIGN,
     NOT_OURS,
@@ -26,7 +26,7 @@ from pipelit_agents.protocol.usernames import OPERATOR
 
 __all__ = ["start", "use"]
 
-_USED_BEFORE: Final = Refusal("it was used before", "used")
+_USE: Final = "approval.use"
 _AGAIN: Final = "ask again, and do exactly what was displayed"
 
 
@@ -44,14 +44,8 @@ def use(
     """
     refusal = Refusal("none of the approvers has approved this", "no approval")
     with core.database.writing(durable=True) as connection:
-        digest = wanted
-        if tags.is_id(wanted):
-            named = rows.read_question(connection, wanted)
-            digest = "" if named is None else named.digest
-        accounts = [f"account:{each}" for each in approvers]
-        core.database.lock(connection, *accounts, shared=True)
-        core.database.lock(connection, f"approval:{digest}")
-        now = core.shared_now(connection)
+        rows.lock_question(core, connection, wanted, approvers)
+        moment = Moment.of(core, connection)
         for row in _candidates(connection, wanted):
             steps = [
                 step._replace(
@@ -60,19 +54,12 @@ def use(
                 )
                 for step in tags.steps_of(row)
             ]
-            found = _enough(core, connection, row, steps, now, within=within, others=approvers)
-            if isinstance(found, Refusal):
-                refusal = found
-                if refusal.ends is not None:
-                    rows.set_state(core, connection, refusal.ends, "expired")
-            elif rows.mark_used(core, connection, row, now):
-                core.record(connection, OPERATOR, row.id, "approval.use", row.digest, at=now)
+            found = _enough(moment, row, counting.Demand(steps, within, frozenset(approvers)))
+            found = _use_up(moment, row, found)
+            if not isinstance(found, Refusal):
                 return rows.decision_of(row, found[-1])
-            else:
-                refusal = _USED_BEFORE
-        core.record(
-            connection, OPERATOR, wanted, "approval.use", refusal.reason, outcome="refused", at=now
-        )
+            refusal = found
+        moment.record(OPERATOR, wanted, _USE, refusal.reason, outcome="refused")
     raise NotPermitted(f"this may not be done: {refusal.message}; {_AGAIN}")
 
 
@@ -85,40 +72,40 @@ def start(core: Core, identifier: str, rule: Approvers) -> tuple[ApprovalDecisio
         rule: The rule of the code that runs.
     """
     with core.database.writing(durable=True) as connection:
-        named = rows.read_question(connection, identifier)
-        accounts = [f"account:{each}" for step in rule.chain() for each in step.people]
-        core.database.lock(connection, *accounts, shared=True)
-        core.database.lock(connection, f"approval:{named.digest if named else ''}")
-        now = core.shared_now(connection)
-        row = rows.find_question(core, connection, identifier)
-        found: Refusal | Sequence[tags.AnswerRow]
+        people = [each for step in rule.chain() for each in step.people]
+        rows.lock_question(core, connection, identifier, people)
+        moment = Moment.of(core, connection)
+        row = rows.find_question(moment, identifier)
         if isinstance(row, Refusal):
-            found = row
+            refusal = row
         else:
-            found = _enough(core, connection, row, _narrowed(row, rule), now)
+            found = _enough(moment, row, counting.Demand(_narrowed(row, rule)))
             until = row.created_at + sum(each.seconds for each in rule.chain())
-            if until <= now and not isinstance(found, Refusal):
+            if until <= moment.now and not isinstance(found, Refusal):
                 found = Refusal(f"the rule allows it only until {iso(until)}", "too late by rule")
             left_out = any(each.not_requester for each in rule.chain())
             if left_out and not is_person(connection, row.asked_by):
                 found = Refusal(NOBODY_KNOWN, "no requester")
+            found = _use_up(moment, row, found)
             if not isinstance(found, Refusal):
-                if rows.mark_used(core, connection, row, now):
-                    core.record(connection, OPERATOR, row.id, "approval.use", row.digest, at=now)
-                    return tuple(rows.decision_of(row, each) for each in found)
-                found = _USED_BEFORE
-            if found.ends is not None:
-                rows.set_state(core, connection, found.ends, "expired")
-        core.record(
-            connection,
-            OPERATOR,
-            identifier,
-            "approval.use",
-            found.reason,
-            outcome="refused",
-            at=now,
-        )
-    raise NotPermitted(f"this may not be done: {found.message}")
+                return tuple(rows.decision_of(row, each) for each in found)
+            refusal = found
+        moment.record(OPERATOR, identifier, _USE, refusal.reason, outcome="refused")
+    raise NotPermitted(f"this may not be done: {refusal.message}")
+
+
+def _use_up(
+    moment: Moment, row: tags.QuestionRow, found: list[tags.AnswerRow] | Refusal
+) -> list[tags.AnswerRow] | Refusal:
+    """Mark an approval that is valid as used; end a question that can't be valid again."""
+    if isinstance(found, Refusal):
+        if found.ends is not None:
+            rows.set_state(moment, found.ends, "expired")
+        return found
+    if not rows.mark_used(moment, row):
+        return Refusal("it was used before", "used")
+    moment.record(OPERATOR, row.id, _USE, row.digest)
+    return found
 
 
 def _narrowed(row: tags.QuestionRow, rule: Approvers) -> list[tags.Step]:
@@ -147,29 +134,22 @@ def _candidates(connection: Connection, wanted: str) -> Sequence[tags.QuestionRo
 
 
 def _enough(
-    core: Core,
-    connection: Connection,
-    row: tags.QuestionRow,
-    steps: Sequence[tags.Step],
-    now: float,
-    *,
-    within: float = math.inf,
-    others: Sequence[str] = (),
+    moment: Moment, row: tags.QuestionRow, demand: counting.Demand
 ) -> list[tags.AnswerRow] | Refusal:
     """Return the answers that make an approval valid."""
-    if not tags.question_is_ours(core.keyring(), row):
+    if not tags.question_is_ours(moment.keyring, row):
         return Refusal(f"its record {NOT_OURS}", FOREIGN)
-    state = counting.state_of(core, connection, row, now) if row.rule else row.state
-    if state == "pending" and not (row.rule and rows.read_answers(connection, row.id)):
-        return refused_by_time(row, now) or Refusal("nobody has answered yet", "pending")
-    open_ = state in ("pending", "approved") or (state == "suspended" and row.call)
-    refusal = refused_by_time(row, now) if open_ else refused_as_closed(row._replace(state=state))
+    state = counting.state_of(moment, row)
+    if state == "pending" and not (row.rule and rows.read_answers(moment.connection, row.id)):
+        return refused_by_time(row, moment.now) or Refusal("nobody has answered yet", "pending")
+    if state in ("pending", "approved") or (state == "suspended" and row.call):
+        refusal = refused_by_time(row, moment.now)
+    else:
+        refusal = refused_as_closed(row._replace(state=state))
     if refusal is not None:
         return refusal
     asked = tags.approvers_of(row.approvers)
     for name in tags.approvers_of(row.denied_by):
-        if name in asked or name in others:
+        if name in asked or name in demand.others:
             return Refusal(f"{name!r} denied it afterwards", "denied afterwards")
-    return counting.count(
-        core, connection, row, steps, now, within=within, others=frozenset(others)
-    )
+    return counting.count(moment, row, demand)

@@ -23,6 +23,7 @@ from pipelit_agents._threads import Apart, Stuck, aside
 from pipelit_agents._words import quoted, recordable
 from pipelit_agents.approvals import rows, tags
 from pipelit_agents.approvals.counting import state_of
+from pipelit_agents.approvals.moment import Moment
 from pipelit_agents.approvals.questions import ours
 from pipelit_agents.approvals.service import Approvals
 from pipelit_agents.approvals.values import ApprovalRequest
@@ -291,14 +292,14 @@ class ApprovalNotices:
     def _due(self, on_request: OnRequest) -> list[str]:
         """Return the questions whose notice is due, in the order in which they are sent."""
         with self._core.database.reading() as connection:
-            now = self._core.shared_now(connection)
+            moment = Moment.of(self._core, connection)
+            now = moment.now
             read = rows.read_questions(connection, may_be_open(now), with_shown=False)
             found = {
                 each.id: each
-                for each in ours(self._core, connection, read)
+                for each in ours(moment, read)
                 # What was approved waits again if the account of who gave it has ended.
-                if each.state == "pending"
-                or state_of(self._core, connection, each, now) == "pending"
+                if each.state == "pending" or state_of(moment, each) == "pending"
             }
             steps = [
                 (each.id, stored.index(tags.step_at(stored, now)) + 1)

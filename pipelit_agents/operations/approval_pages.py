@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Select, and_, tuple_
 
 from pipelit_agents._core import Core
 from pipelit_agents.approvals import tags
+from pipelit_agents.approvals.moment import Moment
 from pipelit_agents.approvals.questions import ours, stored_request
 from pipelit_agents.approvals.rows import QUESTIONS, WITHOUT_SHOWN
 from pipelit_agents.approvals.values import ApprovalRequest
@@ -29,18 +30,18 @@ _SOONEST: Final = (ApprovalPersonRow.expires_at, ApprovalPersonRow.approval_id)
 def page_of_person(core: Core, person: str, after: str | None, limit: int) -> Page[ApprovalRequest]:
     """Return a page of the open questions of a person; see ``ServedApprovals.page``."""
     with core.database.reading() as connection:
-        now = core.shared_now(connection)
+        moment = Moment.of(core, connection)
+        now = moment.now
         # What has expired meanwhile is skipped by the index.
         begin = (now, "") if after is None else max(read_moment(after), (now, ""))
         query = _open_of(QUESTIONS, person, now)
         return _page(
-            core,
-            connection,
+            moment,
             lambda last, most: _rows(
                 connection, query.where(tuple_(*_SOONEST) > tuple_(*last)).limit(most)
             ),
             lambda row: (row.expires_at, row.id),
-            lambda row: waits_for(core, connection, row, person, now),
+            lambda row: waits_for(moment, row, person),
             begin,
             limit,
         )
@@ -50,10 +51,11 @@ def count_of_person(core: Core, person: str, most: int) -> int:
     """Count the open questions of a person; see ``ServedApprovals.count_pending``."""
     found = 0
     with core.database.reading() as connection:
-        now = core.shared_now(connection)
+        moment = Moment.of(core, connection)
+        now = moment.now
         query = _open_of(WITHOUT_SHOWN, person, now).limit(_MOST_LOOKED_AT)
-        for row in ours(core, connection, _rows(connection, query)):
-            found += waits_for(core, connection, row, person, now)
+        for row in ours(moment, _rows(connection, query)):
+            found += waits_for(moment, row, person)
             if found == most:
                 break
     return found
@@ -81,9 +83,9 @@ def page_of_all(core: Core, after: str | None, limit: int) -> Page[ApprovalReque
     key = (ApprovalRow.created_at, ApprovalRow.id)
     query = QUESTIONS.order_by(*(each.desc() for each in key))
     with core.database.reading() as connection:
+        moment = Moment.of(core, connection)
         return _page(
-            core,
-            connection,
+            moment,
             lambda last, most: _rows(
                 connection, query.where(tuple_(*key) < tuple_(*last)).limit(most)
             ),
@@ -95,8 +97,7 @@ def page_of_all(core: Core, after: str | None, limit: int) -> Page[ApprovalReque
 
 
 def _page(
-    core: Core,
-    connection: Connection,
+    moment: Moment,
     read: Callable[[tuple[float, str], int], list[tags.QuestionRow]],
     key_of: Callable[[tags.QuestionRow], tuple[float, str]],
     is_wanted: Callable[[tags.QuestionRow], bool],
@@ -116,10 +117,10 @@ def _page(
             last = key_of(row)
             # What was planted may have any id: then the page goes on after the row before it.
             cursor = written_moment(*last) or cursor
-            for each in ours(core, connection, [row]):
+            for each in ours(moment, [row]):
                 if is_wanted(each):
                     with suppress(UnsealError):
-                        found.append(stored_request(core, connection, each))
+                        found.append(stored_request(moment, each))
         if len(some) < most:
             return Page(found)
     return Page(found, cursor or None)

@@ -12,6 +12,7 @@ from pipelit_agents._bounds import require_count
 from pipelit_agents._core import Core
 from pipelit_agents._twins import off_the_loop
 from pipelit_agents.approvals import tags
+from pipelit_agents.approvals.moment import Moment
 from pipelit_agents.approvals.questions import ours, stored_request
 from pipelit_agents.approvals.values import ApprovalRequest
 from pipelit_agents.audit.seal_rows import all_seals, is_formed, is_pruned
@@ -89,12 +90,13 @@ class ApprovalRegister:
             require_username(person, argument="person")
         found: list[ApprovalRequest] = []
         with self._core.database.reading() as connection:
-            for row in ours(self._core, connection, newest_questions(connection, person)):
+            moment = Moment.of(self._core, connection)
+            for row in ours(moment, newest_questions(connection, person)):
                 if len(found) == limit:
                     break
                 if person is None or person in tags.approvers_of(row.approvers):
                     with suppress(UnsealError):
-                        found.append(stored_request(self._core, connection, row))
+                        found.append(stored_request(moment, row))
         return question_rows(found[::-1])
 
     alist: Final = off_the_loop(list)  # noqa: A003 - the method is meant

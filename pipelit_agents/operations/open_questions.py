@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from sqlalchemy import ColumnElement, Connection, and_, or_
+from sqlalchemy import ColumnElement, and_, or_
 
 from pipelit_agents._core import Core
 from pipelit_agents.approvals import counting, rows, tags
+from pipelit_agents.approvals.moment import Moment
 from pipelit_agents.approvals.questions import ours, stored_request
 from pipelit_agents.approvals.refusals import refused_by_time
 from pipelit_agents.approvals.values import ApprovalRequest
@@ -24,14 +25,14 @@ def pending(core: Core, person: str | None) -> list[ApprovalRequest]:
     """Return the open questions; see ``ServedApprovals.pending``."""
     found = []
     with core.database.reading() as connection:
-        now = core.shared_now(connection)
-        where = [may_be_open(now)]
+        moment = Moment.of(core, connection)
+        where = [may_be_open(moment.now)]
         if person is not None:
             where.append(ApprovalRow.approvers.contains(f'"{person}"', autoescape=True))
-        for row in ours(core, connection, rows.read_questions(connection, *where)):
-            if waits_for(core, connection, row, person, now):
+        for row in ours(moment, rows.read_questions(connection, *where)):
+            if waits_for(moment, row, person):
                 with suppress(UnsealError):
-                    found.append(stored_request(core, connection, row))
+                    found.append(stored_request(moment, row))
     return found
 
 
@@ -42,17 +43,16 @@ def may_be_open(now: float) -> ColumnElement[bool]:
     return and_(or_(ApprovalRow.state == "pending", again), ApprovalRow.expires_at > now)
 
 
-def waits_for(
-    core: Core, connection: Connection, row: tags.QuestionRow, person: str | None, now: float
-) -> bool:
+def waits_for(moment: Moment, row: tags.QuestionRow, person: str | None) -> bool:
     """Return whether a question, whose tag was verified, waits for a person, or for anybody."""
-    if refused_by_time(row, now) is not None:
+    if refused_by_time(row, moment.now) is not None:
         return False
-    if row.rule and counting.state_of(core, connection, row, now) != "pending":
+    if row.rule and counting.state_of(moment, row) != "pending":
         return False
     if person is None:
         return True
-    if person not in tags.step_at(tags.steps_of(row), now).people:
+    steps = tags.steps_of(row)
+    if person not in tags.step_at(steps, moment.now).people:
         return False
-    given, _ = counting.valid_answers(core, connection, row, {person}, now)
+    given, _ = counting.valid_answers(moment, row, {person}, counting.Demand(steps))
     return not given

@@ -22,7 +22,7 @@ from sqlalchemy import Engine, create_engine, text
 from test_mfa import wrong
 
 from pipelit_agents import Agent, ApprovalDecision, Approvals, Keyring, Pipelit
-from pipelit_agents.approvals import approval_digest, questions, tags
+from pipelit_agents.approvals import approval_digest, tags
 from pipelit_agents.errors import (
     ApprovalClosed,
     ApprovalNotFound,
@@ -1067,9 +1067,7 @@ def test_an_older_key_is_good_until_it_is_taken_out(
         with pytest.raises(ApprovalNotFound, match="FIELD_ENCRYPTION_KEY"):
             alone.approvals.get(question)
         with pytest.raises(ConfigurationError, match="refused to encrypt"):
-            questions.ask(
-                alone._core, '"x"', ["alice"], lifetime=60.0, asked_by="operator", thread=""
-            )
+            alone.approvals.request("x", approvers=["alice"])
 
 
 @pytest.mark.slow
