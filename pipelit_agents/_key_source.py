@@ -1,8 +1,8 @@
-"""Keys from a function, such as one that asks a secrets manager.
+"""The encryption keys that an application passes, as a list or as a function.
 
-The function is called when the first key is needed, and again when a value can't be decrypted with
-the known keys, as after a rotation. A value that no key decrypts calls it less and less often:
-anyone who can write to the database may store such a value.
+A function may ask a secrets manager. It is called when the first key is needed, and again when a
+value can't be decrypted with the known keys, as after a rotation. A value that no key decrypts
+calls it less and less often: anyone who can write to the database may store such a value.
 """
 
 from __future__ import annotations
@@ -12,17 +12,20 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from functools import partial
 from typing import Final, NoReturn, TypeAlias
+
+from pydantic import SecretStr
 
 from pipelit_agents._forks import reset_in_forked_children
 from pipelit_agents._words import masked
 from pipelit_agents.errors import ConfigurationError, EncryptionKeysUnavailable
 from pipelit_agents.sealing.keyring import Keyring
+from pipelit_agents.sealing.live_keyring import LiveKeyring
 
-__all__ = ["KeySource"]
+__all__ = ["KeySource", "keyring_maker"]
 
 # A function that returns the keys, in any of the forms that are documented or refused below.
 Ask: TypeAlias = Callable[[], object]
@@ -192,6 +195,42 @@ class KeySource:
 
     def __repr__(self) -> str:
         return "KeySource()"
+
+
+def keyring_maker(
+    encryption_keys: Sequence[str] | Callable[[], Sequence[str] | str],
+) -> Callable[[], Keyring]:
+    """Return a function that makes the keyring when the first key is needed.
+
+    Args:
+        encryption_keys: A list of keys, newest first, or a function that returns one.
+
+    Raises:
+        ConfigurationError: It is neither, or has no order.
+    """
+    if callable(encryption_keys):
+        live = LiveKeyring(KeySource(encryption_keys))
+        return lambda: live
+    if isinstance(encryption_keys, bytes):
+        raise ConfigurationError("encryption_keys is bytes: pass a list of text, [key.decode()]")
+    if isinstance(encryption_keys, str) or not isinstance(encryption_keys, Iterable):
+        raise ConfigurationError(
+            "encryption_keys is a list of keys, newest first, or a function that returns one"
+        )
+    if isinstance(encryption_keys, Set):
+        raise ConfigurationError(
+            "encryption_keys is a set, which has no order: pass a list of keys, newest first"
+        )
+    keys = tuple(encryption_keys)
+    for position, key in enumerate(keys, 1):
+        if not isinstance(key, str):
+            raise ConfigurationError(
+                "encryption_keys must be a list of text, newest first, and its item "
+                f"{position} is {type(key).__name__}"
+            )
+    # Tracebacks can display variables of closures, so the keys are hidden in them.
+    hidden = tuple(map(SecretStr, keys))
+    return lambda: Keyring(*[each.get_secret_value() for each in hidden])
 
 
 class _UnusableAnswer(Exception):

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from pydantic import SecretStr
-
 from pipelit_agents._bounds import require_count
 from pipelit_agents._core import Core
 from pipelit_agents._discretion import discreet
-from pipelit_agents._key_source import KeySource
+from pipelit_agents._key_source import keyring_maker
 from pipelit_agents._twins import off_the_loop
 from pipelit_agents.accounts.permissions import Permissions
 from pipelit_agents.accounts.possible_approvers import require_possible
@@ -43,7 +41,6 @@ from pipelit_agents.operations.approval_services import ServedApprovals
 from pipelit_agents.operations.key_rotation import Keys
 from pipelit_agents.policy import VerificationPolicy
 from pipelit_agents.sealing.keyring import Keyring
-from pipelit_agents.sealing.live_keyring import LiveKeyring
 from pipelit_agents.settings import Settings
 
 if TYPE_CHECKING:
@@ -142,7 +139,7 @@ class Pipelit:
             )
         self._build(
             lambda: database_url,
-            _keyring_maker(encryption_keys),
+            keyring_maker(encryption_keys),
             lambda: redis_url or "",
             ledger,
             policy,
@@ -586,32 +583,3 @@ def home_of(agent: Agent) -> Pipelit:
 def questions_of(agent: Agent) -> QuestionLimit:
     """Return what limits the refused requests of the agents of a handle's ``Pipelit``."""
     return home_of(agent)._identity.bad_input.questions
-
-
-def _keyring_maker(
-    encryption_keys: Sequence[str] | Callable[[], Sequence[str] | str],
-) -> Callable[[], Keyring]:
-    """Return a function that makes the keyring when the first key is needed."""
-    if callable(encryption_keys):
-        live = LiveKeyring(KeySource(encryption_keys))
-        return lambda: live
-    if isinstance(encryption_keys, bytes):
-        raise ConfigurationError("encryption_keys is bytes: pass a list of text, [key.decode()]")
-    if isinstance(encryption_keys, str) or not isinstance(encryption_keys, Iterable):
-        raise ConfigurationError(
-            "encryption_keys is a list of keys, newest first, or a function that returns one"
-        )
-    if isinstance(encryption_keys, Set):
-        raise ConfigurationError(
-            "encryption_keys is a set, which has no order: pass a list of keys, newest first"
-        )
-    keys = tuple(encryption_keys)
-    for position, key in enumerate(keys, 1):
-        if not isinstance(key, str):
-            raise ConfigurationError(
-                "encryption_keys must be a list of text, newest first, and its item "
-                f"{position} is {type(key).__name__}"
-            )
-    # Tracebacks can display variables of closures, so the keys are hidden in them.
-    hidden = tuple(map(SecretStr, keys))
-    return lambda: Keyring(*[each.get_secret_value() for each in hidden])
