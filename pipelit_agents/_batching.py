@@ -64,7 +64,7 @@ class Batching(Generic[A, R]):
         self,
         serve: Callable[[Sequence[A]], Sequence[R | Exception]],
         *,
-        largest: int = 500,
+        largest: int = 200,
         usable: Callable[[], None] = lambda: None,
     ) -> None:
         self._serve = serve

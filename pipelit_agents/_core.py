@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipelit_agents.audit.records import entry, write
+from pipelit_agents.audit.records import entry, recorded_name, write
 from pipelit_agents.database.key_row import fitting_keyring
 from pipelit_agents.ledger.common import ledger_now
 
@@ -98,3 +98,12 @@ class Core:
             person=person,
         )
         write(connection, written)
+
+    def record_refusal(self, actor: str, subject: str, action: str, reason: str) -> None:
+        """Write an entry about a refusal, in a transaction of its own.
+
+        Names that nobody has are left out if they may be secrets: see ``recorded_name``.
+        """
+        with self.database.deciding() as connection:
+            names = recorded_name(connection, actor), recorded_name(connection, subject)
+            self.record(connection, *names, action, reason, outcome="refused")

@@ -11,7 +11,7 @@ import contextlib
 import os
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from contextvars import ContextVar, Token
 from inspect import CO_ASYNC_GENERATOR, CO_GENERATOR
@@ -49,15 +49,6 @@ _READ_ACCOUNT: Final = Query(
 )
 
 
-class _Person(NamedTuple):
-    username: str
-
-
-_IS_PERSON: Final = Query(
-    "SELECT username FROM pipelit_users "
-    "WHERE username = :username AND kind = 'human' AND domain = '' AND active",
-    _Person,
-)
 _GENERATOR: Final = CO_GENERATOR | CO_ASYNC_GENERATOR
 # This module and contextlib, between the caller and the block.
 _SKIPPED: Final = (__file__, contextlib.__file__)
@@ -188,13 +179,13 @@ def acting_person(database: Database) -> str | None:
     Args:
         database: The database of the accounts; a person of another database is ignored.
     """
-    block = _block_of(database)
-    if block is not None:
-        return None if block.ended else block.username
-    identity = None if is_cron_run() else _server_user()
-    if identity is None or not database.fetch(_IS_PERSON, {"username": identity}):
+    claim = _present_person(database)
+    if claim is None:
         return None
-    return identity
+    read = {"username": claim.username}
+    if not claim.vouched and _standing(database.fetch(_READ_ACCOUNT, read)) != "person":
+        return None
+    return claim.username
 
 
 def acts_for(database: Database, username: str) -> bool:
@@ -206,10 +197,8 @@ def acts_for(database: Database, username: str) -> bool:
         database: The database of the accounts.
         username: The account.
     """
-    block = _block_of(database)
-    if block is not None:
-        return not block.ended and block.username == username
-    return not is_cron_run() and _server_user() == username
+    claim = _present_person(database)
+    return claim is not None and claim.username == username
 
 
 def claimed_person(database: Database) -> Claim | None:
@@ -239,11 +228,23 @@ def standing_of(connection: Open, username: str) -> Standing:
     Returns:
         ``no person`` for an agent and for a peer; ``unknown`` if no account has that name.
     """
-    for account in _READ_ACCOUNT.fetch(connection, {"username": username}):
+    return _standing(_READ_ACCOUNT.fetch(connection, {"username": username}))
+
+
+def _standing(rows: Sequence[_Account]) -> Standing:
+    for account in rows:
         if account.kind == "human" and account.domain == "":
             return "person" if account.active else "inactive"
         return "no person"
     return "unknown"
+
+
+def _present_person(database: Database) -> Claim | None:
+    """Return who acts and is there: a block that ended and a cron's run are of nobody."""
+    claim = claimed_person(database)
+    if claim is None or claim.ended or (is_cron_run() and not claim.vouched):
+        return None
+    return claim
 
 
 def _refuse_mixed(outer: _Block | None) -> None:

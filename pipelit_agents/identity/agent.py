@@ -13,7 +13,7 @@ from pipelit_agents._wording import bindable
 from pipelit_agents.database.engine import Database
 from pipelit_agents.errors import ConfigurationError, InvalidUsername
 from pipelit_agents.identity.bad_input import BadInput, note_refusal
-from pipelit_agents.identity.bindings import ProofRole, bind, require_challenge, require_relation
+from pipelit_agents.identity.bindings import ProofRole, bind, require_challenge
 from pipelit_agents.identity.code_verifier import CodeVerifier
 from pipelit_agents.identity.codes import short_codes
 from pipelit_agents.identity.evidence import TotpCode, Verification, utc
@@ -34,9 +34,6 @@ from pipelit_agents.protocol.peering_uri import PeerRelation
 from pipelit_agents.protocol.usernames import OPERATOR, require_username
 
 __all__ = ["Agent", "Identity"]
-
-# Unix seconds, the year 5138. A larger number may be milliseconds, so `step_at` checks it.
-_PLAUSIBLE_SECONDS: Final = 1e11
 
 
 class Identity:
@@ -494,8 +491,7 @@ class Agent:
 
     def is_of(self, database: Database) -> bool:
         """Return whether this agent's account is in that database."""
-        ours = self._identity.core.database
-        return ours is database or ours.url == database.url
+        return self._identity.core.database.is_same_as(database)
 
     def now(self) -> float:
         """Return the time by the clock that dates this agent's proofs, Unix seconds.
@@ -504,8 +500,6 @@ class Agent:
             ConfigurationError: The clock returns something else.
         """
         at = self._identity.core.clock()
-        if type(at) is float and 0.0 <= at < _PLAUSIBLE_SECONDS:
-            return at
         try:
             now = float(at)
             step_at(now)
@@ -527,8 +521,6 @@ class Agent:
         kind: str,
         payload: bytes | None = None,
     ) -> ProofRequest:
-        if role == "spawn-request":
-            require_relation(kind)
         prover = require_username(self.username)
         require_username(verifier, argument="verifier")
         require_challenge(challenge)
@@ -549,8 +541,6 @@ class Agent:
         *,
         quiet: bool = False,
     ) -> ProofCheck:
-        if role == "spawn-request":
-            require_relation(kind)
         verifier = require_username(self.username)
         proof, question = require_proof(proof, challenge)
         binding = bind(

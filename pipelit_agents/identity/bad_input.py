@@ -87,9 +87,7 @@ class BadInput:
             return
         if self._is_recorded(username, _MAKE_CODE, admitted, now):
             note = "too many questions; more are not recorded" if admitted.wait else reason
-            with self._core.database.deciding() as connection:
-                name = recorded_name(connection, audience)
-                self._core.record(connection, username, name, _MAKE_CODE, note, outcome="refused")
+            self._core.record_refusal(username, audience, _MAKE_CODE, note)
         if admitted.wait:
             raise RateLimited(
                 f"too many questions about agents that aren't here: wait {in_words(admitted.wait)}",

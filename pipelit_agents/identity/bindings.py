@@ -10,7 +10,7 @@ from typing import Final, Literal, TypeVar
 from pipelit_agents.protocol.binding import Binding
 from pipelit_agents.protocol.peering_uri import is_relation
 
-__all__ = ["ProofRole", "answer_to", "bind", "require_challenge", "require_relation"]
+__all__ = ["ProofRole", "answer_to", "bind", "require_challenge"]
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -39,13 +39,15 @@ def bind(
         challenge: The checked challenge.
         request: The exact bytes of the request.
         depth: The depth of the spawn, or None.
-        kind: The kind of the payload.
+        kind: The kind of the payload; of a request, the peering of its answer.
         payload: The exact bytes of the answer, or None.
 
     Raises:
         TypeError: The request or the payload isn't bytes.
         ValueError: The depth or the kind is malformed.
     """
+    if role == "spawn-request" and (type(kind) is not str or (kind and not is_relation(kind))):
+        raise ValueError("answer_relation must be the id of a peering, or an empty string")
     # Exact types: a batch waits for each of its items, so no item may run its own code.
     if type(request) is not bytes:
         raise TypeError(f"request must be the exact bytes, not {type(request).__name__}")
@@ -68,12 +70,6 @@ def bind(
         kind=kind,
         payload=payload,
     )
-
-
-def require_relation(relation: object) -> None:
-    """Require the id of a peering, or an empty string."""
-    if type(relation) is not str or (relation and not is_relation(relation)):
-        raise ValueError("answer_relation must be the id of a peering, or an empty string")
 
 
 def require_challenge(challenge: object) -> None:

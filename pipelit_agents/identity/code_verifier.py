@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 from typing import Final, get_args
 
 from pipelit_agents._core import Core
 from pipelit_agents._wording import bindable, in_words
 from pipelit_agents._words import quoted, recordable
-from pipelit_agents.audit.records import recorded_name
 from pipelit_agents.errors import (
     CodeRejected,
     ConfigurationError,
@@ -107,7 +105,7 @@ class CodeVerifier:
         except ValueError as error:
             # The message came with the code, so it is refused like a malformed code.
             self._bad_input.malformed(verifier, peer, str(error))
-        return replace(self._verify(verifier, peer, code, kind, bound), message=bound)
+        return self._verify(verifier, peer, code, kind, bound)
 
     def verify_person(
         self, username: str, code: object, *, own: bool, unfit: str = "", first: bool = False
@@ -142,9 +140,7 @@ class CodeVerifier:
         refuse_holder(code)
         if isinstance(code, str) and CODE_FORMS["plain"].match(code):
             return code
-        with self._core.database.deciding() as connection:
-            name = recorded_name(connection, username)
-            self._core.record(connection, name, name, "verify", "malformed", outcome="refused")
+        self._core.record_refusal(username, username, "verify", "malformed")
         raise MalformedCode(
             f"code: the authenticator app shows exactly {PLAIN_DIGITS} digits 0-9, and a "
             "recovery code has 16 letters and digits (spaces and dashes make no difference)",
@@ -168,8 +164,23 @@ class CodeVerifier:
         if kind == "plain" and not own and verifier == peer:
             # The ledger looks up whether the account is an active person when it decides.
             own = acts_for(self._core.database, peer)
+        audience = None if kind == "plain" else verifier
         right: set[int] = set()
-        matches = self._matching(verifier, peer, code, kind, message, right)
+
+        def matches(account: Account | None, steps: range) -> Sequence[int]:
+            # Every step is compared with every key, so that the duration reveals nothing.
+            relation = account.relation if account else ""
+            found = [
+                step
+                for key in self._secrets.of_account(account)
+                for step, made in zip(
+                    steps, short_codes(key, steps, peer, audience, relation, message), strict=True
+                )
+                if same(made, code)
+            ]
+            right.update(found)
+            return found
+
         named = counted_name(peer)
         attempt = Attempt(counted_name(verifier), named, kind, matches, own, first=first)
         if unfit:
@@ -181,50 +192,20 @@ class CodeVerifier:
         try:
             decision = _decide(self._core.ledger(), attempt, right)
         except (ConfigurationError, LedgerUnavailable, UnsealError) as error:
-            if isinstance(error, LedgerUnavailable):
-                error.peer, error.verifier = as_evidence(peer), as_evidence(verifier)
-            if isinstance(error.__cause__, StorageError):
-                # The same database would have to record this, and would only time out again.
-                raise
-            reason = why_not_decided(error, "ledger unavailable")
-            with suppress(StorageError), self._core.database.deciding() as connection:
-                actor = recorded_name(connection, verifier)
-                subject = recorded_name(connection, peer)
-                self._core.record(
-                    connection, actor, subject, f"verify.{kind}", reason, outcome="refused"
-                )
+            self._record_undecided(error, verifier, peer, kind)
             raise
         if decision.verdict != "accepted":
             raise _refused(decision, peer, verifier)
-        return Verification(peer, verifier, kind, decision.step, utc(decision.at))
+        return Verification(peer, verifier, kind, decision.step, utc(decision.at), message)
 
-    def _matching(
-        self,
-        verifier: str,
-        peer: str,
-        typed: str,
-        kind: CodeKind,
-        message: str | None,
-        right: set[int],
-    ) -> Callable[[Account | None, range], Sequence[int]]:
-        """Return what compares the code; it adds the steps in which the code is right to a set."""
-
-        def matches(account: Account | None, steps: range) -> Sequence[int]:
-            # Every step is compared with every key, so that the duration reveals nothing.
-            audience = None if kind == "plain" else verifier
-            relation = account.relation if account else ""
-            found = [
-                step
-                for key in self._secrets.of_account(account)
-                for step, code in zip(
-                    steps, short_codes(key, steps, peer, audience, relation, message), strict=True
-                )
-                if same(code, typed)
-            ]
-            right.update(found)
-            return found
-
-        return matches
+    def _record_undecided(self, error: Exception, verifier: str, peer: str, kind: CodeKind) -> None:
+        if isinstance(error, LedgerUnavailable):
+            error.peer, error.verifier = as_evidence(peer), as_evidence(verifier)
+        # The same database would have to record its failure, and would only time out again.
+        if not isinstance(error.__cause__, StorageError):
+            reason = why_not_decided(error, "ledger unavailable")
+            with suppress(StorageError):
+                self._core.record_refusal(verifier, peer, f"verify.{kind}", reason)
 
 
 def _decide(ledger: Ledger, attempt: Attempt, right: set[int]) -> Decision:

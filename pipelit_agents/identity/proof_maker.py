@@ -102,17 +102,13 @@ class ProofMaker:
         proof_key_of: Callable[[ProofRequest], ProofKey],
     ) -> Sequence[Made | Exception]:
         unseal = caching_unseal(self._core.keyring())
-        secrets: dict[tuple[str, ProofKey], tuple[bytes, str]] = {}
         proofs: list[Made | Exception] = []
         for each in requests:
             prover = each.binding.prover
             try:
-                proof_key = proof_key_of(each)
-                secret = secrets.get((prover, proof_key))
-                if secret is None:
-                    secret = proving_secret(prover, rows.get(prover), proof_key, unseal)
-                    secrets[prover, proof_key] = secret
-                proofs.append((each, each.answer(*secret)))
+                key = proof_key_of(each)
+                secret, relation = proving_secret(prover, rows.get(prover), key, unseal)
+                proofs.append((each, each.answer(secret, relation)))
             except Exception as error:
                 # Only this request fails; the others of the batch get their proofs.
                 proofs.append(error)

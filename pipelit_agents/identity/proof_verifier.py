@@ -16,7 +16,7 @@ from pipelit_agents.audit.records import entry, write
 from pipelit_agents.errors import ProofRejected
 from pipelit_agents.identity.bindings import answer_to
 from pipelit_agents.identity.evidence import Verification, utc, why_not_decided
-from pipelit_agents.identity.lookup import AccountRow, read_accounts
+from pipelit_agents.identity.lookup import AccountRow, read_accounts, why_no_audience
 from pipelit_agents.identity.totp_secrets import TotpSecrets, Unseal, caching_unseal
 from pipelit_agents.ledger.attempts import account_at
 from pipelit_agents.protocol.binding import PERIOD, Binding, Challenge, Proof, Question, same
@@ -124,7 +124,7 @@ class ProofVerifier:
         """Return the reason, or an empty string if the proof is valid."""
         proof, challenge, now = check.proof, check.challenge, check.now
         peer, verifier = check.binding.prover, check.binding.verifier
-        verifier_row, peer_row = rows.get(verifier), rows.get(peer)
+        peer_row = rows.get(peer)
         account = None if peer_row is None else account_at(now, peer, peer_row)
         binding = check.binding._replace(relation=account.relation if account else "")
         present = int(now) // PERIOD
@@ -137,12 +137,7 @@ class ProofVerifier:
             return check.unfit
         if (proof.prover, proof.verifier) != (peer, verifier):
             return "made by or for another"
-        if (
-            verifier_row is None
-            or verifier_row.kind != "agent"
-            or not verifier_row.active
-            or verifier_row.domain
-        ):
+        if why_no_audience(rows.get(verifier)):
             return "verifier unknown or inactive"
         if account is None or peer_row is None:
             return "peer unknown"

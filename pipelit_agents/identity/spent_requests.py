@@ -38,13 +38,8 @@ def spend_request(
         connection.execute(delete(SpentRequestRow).where(SpentRequestRow.digest.in_(expired)))
         first = connection.execute(_SPEND, request).rowcount == 1
         if not first:
+            name, reason = recorded_name(connection, parent), "request used before"
             core.record(
-                connection,
-                username,
-                recorded_name(connection, parent),
-                "verify.request",
-                "request used before",
-                outcome="refused",
-                at=now,
+                connection, username, name, "verify.request", reason, outcome="refused", at=now
             )
     return first

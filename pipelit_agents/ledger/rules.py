@@ -6,8 +6,8 @@ repeats it for Redis, and ``tests/test_ledgers_agree.py`` compares them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Sequence
+from typing import Final, NamedTuple, get_args
 
 from pipelit_agents.ledger.attempts import Account, Attempt, Verdict
 from pipelit_agents.policy import YEAR, LaneClass, VerificationPolicy
@@ -150,8 +150,7 @@ class Rules:
         tries = policy.tries_in_a_year()
         self._costs: dict[LaneClass, float] = {}
         self._longest_debts: dict[LaneClass, float] = {}
-        classes: tuple[LaneClass, ...] = ("people", "plain", "audience", "first")
-        for lanes in classes:
+        for lanes in get_args(LaneClass):
             forgiven = policy.forgiven_in_a_year(lanes)
             # In any year as many: three quarters of them at once, and a quarter as the allowance
             # grows again.
@@ -199,16 +198,13 @@ class Rules:
         """Return whether a valid code, an unlock or a new secret resets the count of the lane."""
         return lane.whole_at <= now + _LONGEST_FORGIVEN
 
-    def bears(self, guesses: int, lane: Lane, now: float, lanes: LaneClass) -> bool:
-        """Return whether a lane has a number of wrong guesses left in its year, beside its locks.
-
-        If it hasn't, a code is evaluated only after each lock, and only under the current secret.
-        During an overlap, a guess could match the code of either of two secrets.
-        """
-        return self.wait(guesses, lane, now, lanes) <= 0
-
     def wait(self, guesses: int, lane: Lane, now: float, lanes: LaneClass) -> float:
-        """Return the seconds until a lane ``bears`` a number of guesses; 0 or less for now."""
+        """Return the seconds until a lane has a number of wrong guesses left; 0 or less for now.
+
+        They are left in its year, beside its locks. If they aren't, a code is evaluated only after
+        each lock, and only under the current secret. During an overlap, a guess could match the
+        code of either of two secrets.
+        """
         return max(lane.whole_at, now) + guesses * self._costs[lanes] - now - _LONGEST_FORGIVEN
 
     def charged(self, lane: Lane, now: float, lanes: LaneClass, guesses: int = 1) -> float:
@@ -243,60 +239,6 @@ class Rules:
             wait = lane.recent[-most] + 60 - now
             return Ruling("limited", "rate limited", lane, spent, retry_after=wait)
         return None
-
-    def judged(
-        self,
-        lane: Lane,
-        spent: Spent,
-        found: Found,
-        now: float,
-        *,
-        forgotten: int,
-        lanes: LaneClass,
-        was_expired: Callable[[], bool],
-        secrets: int = 1,
-    ) -> Ruling:
-        """Decide an attempt that isn't ``held``.
-
-        Args:
-            lane: As ``seen``.
-            spent: The spent steps: of a verifier's audience codes, or of all plain codes.
-            found: The steps in which the code is valid.
-            now: By the ledger's clock.
-            forgotten: The last step that may have been spent in commits that were lost.
-            lanes: The class of the lane.
-            was_expired: Returns whether the code was valid a few minutes ago. It is called at each
-                refusal, whatever the reason, so that all refusals take the same time.
-            secrets: The number of secrets that the code was compared with. A guess may match
-                either of two.
-        """
-        step = max(
-            (*_unspent(found.steps, spent.step), *_unspent(found.previous, spent.previous)),
-            default=-1,
-        )
-        if found.unfit:
-            reason = found.unfit
-        elif not found.steps and not found.previous:
-            reason = "wrong code"
-        elif step < 0:
-            held = spent.step if found.steps else spent.previous
-            ahead = held > int(now) // PERIOD + self.policy.window
-            reason = "spent step ahead of the clock" if ahead else "replay"
-        elif step <= forgotten:
-            reason = "step from before a restart"
-        else:
-            return self._accepted(lane, spent, step, now)
-        # A code that was right when it was made is the peer's own, and no guess.
-        guessed = not was_expired() and reason == "wrong code"
-        cost = secrets * self._costs[lanes] if guessed else 0.0
-        return self.refused(lane, spent, reason, now, cost)
-
-    def _accepted(self, lane: Lane, spent: Spent, step: int, now: float) -> Ruling:
-        if self.forgives(lane, now):
-            lane = Lane(whole_at=lane.whole_at)
-        # A step that was spent by one of two secrets isn't good by the other.
-        spent = Spent(max(spent.step, step), max(spent.previous, step))
-        return Ruling("accepted", "", lane, spent, step)
 
     def refused(
         self, lane: Lane, spent: Spent, reason: str, now: float, cost: float = 0.0
@@ -368,23 +310,45 @@ def decide(
     Returns:
         The new state, and the result of the attempt.
     """
-    lane, window = rules.seen(state.lane, now, peer.lanes), rules.policy.window
+    lane = rules.seen(state.lane, now, peer.lanes)
     ruling = rules.held(lane, state.spent, now)
     if ruling is None:
-        account, secrets = compared(peer.account, rules, lane, now, peer.lanes)
-        tried = window_of(now, window)
-        found = find_steps(attempt, account, peer.unfit, tried, state.ahead)
-        ruling = rules.judged(
-            lane,
-            state.spent,
-            found,
-            now,
-            forgotten=forgotten,
-            lanes=peer.lanes,
-            was_expired=lambda: was_expired(attempt, account, now, window),
-            secrets=secrets,
-        )
+        ruling = _judged(lane, state, attempt, peer, rules, now, forgotten)
     return State(ruling.lane, ruling.spent, state.ahead), ruling
+
+
+def _judged(
+    lane: Lane, state: State, attempt: Attempt, peer: Peer, rules: Rules, now: float, forgotten: int
+) -> Ruling:
+    """Compare the code, in a lane as ``Rules.seen`` that isn't ``Rules.held``, and decide."""
+    window, spent = rules.policy.window, state.spent
+    account, secrets = compared(peer.account, rules, lane, now, peer.lanes)
+    found = find_steps(attempt, account, peer.unfit, window_of(now, window), state.ahead)
+    step = max(
+        (*_unspent(found.steps, spent.step), *_unspent(found.previous, spent.previous)),
+        default=-1,
+    )
+    if found.unfit:
+        reason = found.unfit
+    elif not found.steps and not found.previous:
+        reason = "wrong code"
+    elif step < 0:
+        held = spent.step if found.steps else spent.previous
+        reason = "spent step ahead of the clock" if held > last_step(now, window) else "replay"
+    elif step <= forgotten:
+        reason = "step from before a restart"
+    else:
+        if rules.forgives(lane, now):
+            lane = Lane(whole_at=lane.whole_at)
+        # A step that was spent by one of two secrets isn't good by the other.
+        spent = Spent(max(spent.step, step), max(spent.previous, step))
+        return Ruling("accepted", "", lane, spent, step)
+    # A code that was right when it was made is the peer's own, and no guess. It is compared at each
+    # refusal, whatever the reason, so that all refusals take the same time.
+    guessed = not was_expired(attempt, account, now, window) and reason == "wrong code"
+    # A guess may match the code of either of two secrets.
+    cost = secrets * rules.cost(peer.lanes) if guessed else 0.0
+    return rules.refused(lane, spent, reason, now, cost)
 
 
 def compared(
@@ -401,7 +365,7 @@ def compared(
     """
     if account is None or account.previous is None:
         return account, 1
-    if rules.bears(2, lane, now, lanes):
+    if rules.wait(2, lane, now, lanes) <= 0:
         return account, 2
     return account._replace(previous=None), 1
 

@@ -14,7 +14,7 @@ import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
-from typing import Final, Literal, NamedTuple, NoReturn, SupportsIndex
+from typing import Final, Literal, NamedTuple, NoReturn
 
 from pipelit_agents._forks import reset_in_forked_children
 from pipelit_agents.errors import ProofRejected
@@ -202,11 +202,8 @@ class Challenge:
     ) -> None:
         checked = Question.of(value, prover, verifier, issued_at, expires_at)
         keep = partial(object.__setattr__, self)
-        keep("value", checked.value)
-        keep("prover", checked.prover)
-        keep("verifier", checked.verifier)
-        keep("issued_at", checked.issued_at)
-        keep("expires_at", checked.expires_at)
+        for name, each in checked._asdict().items():
+            keep(name, each)
         keep("_minted_in", _PROCESS.name())
         # Popping the only item is atomic. A signal handler could wait for a lock forever while its
         # own thread holds it.
@@ -260,9 +257,6 @@ class Challenge:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a Challenge is used once, so it can't be copied or pickled")
-
-    def __reduce_ex__(self, _: SupportsIndex) -> NoReturn:
-        self.__reduce__()
 
     def __repr__(self) -> str:
         return f"Challenge(prover={self.prover!r}, verifier={self.verifier!r})"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple, NoReturn, TypeAlias
 
 from pipelit_agents.errors import PayloadError
@@ -31,7 +31,6 @@ MAX_DEPTH: Final = 64
 RESERVED: Final = "__pipelit_"
 # Values that need no conversion, unless they are nested too deeply.
 _LEAVES: Final[frozenset[type]] = frozenset({str, int, bool, type(None)})
-_OPENING: Final = frozenset("{[")
 _NONE: Final[frozenset[type]] = frozenset()
 
 
@@ -87,7 +86,7 @@ def encode(
         return _ENCODER.encode(plain).encode()
     except ValueError:
         # Located only after a failure, because it takes another walk through the payload.
-        raise _unwritable(plain) from None
+        raise PayloadError(_why_unwritable(plain, "")) from None
 
 
 def decode(data: bytes, *, limit: int) -> Any:
@@ -104,26 +103,17 @@ def decode(data: bytes, *, limit: int) -> Any:
     if len(data) > limit:
         raise PayloadError(f"the payload has {len(data)} bytes, and {limit} are allowed")
     try:
-        value = _parsed(data.decode("utf-8"))
+        value: Json = _DECODER.decode(data.decode("utf-8"))
     except PayloadError:
         raise
     except (ValueError, RecursionError):
         # The parser's own message would repeat a part of the unverified input.
         raise PayloadError("the payload is not strict UTF-8 JSON") from None
-    # A lone surrogate can only occur as an escape, and a deep value needs as many brackets.
-    if b"\\u" in data or data.count(b"[") + data.count(b"{") > MAX_DEPTH:
-        _check(value)
-    return value
-
-
-def _parsed(text: str) -> Json:
-    value: Json
-    if text[:1] in _OPENING:
-        # Faster for payloads that this module encoded: they have no surrounding whitespace.
-        value, end = _DECODER.raw_decode(text)
-        if end == len(text):
-            return value
-    value = _DECODER.decode(text)
+    # A deep value needs as many brackets, and a lone surrogate can only occur as an escape.
+    if data.count(b"[") + data.count(b"{") > MAX_DEPTH:
+        _require_depth(value)
+    if b"\\u" in data and not _is_writable(value):
+        raise PayloadError("the payload holds a lone surrogate")
     return value
 
 
@@ -226,33 +216,28 @@ def _plain_list(value: Any, path: str, depth: int, hooks: _Hooks) -> Json:
     ]
 
 
-def _unwritable(plain: Json) -> PayloadError:
-    # Find the path of the text or number that can't be encoded.
-    waiting: list[tuple[str, Json]] = [("", plain)]
-    while waiting:
-        path, value = waiting.pop()
-        inside: list[tuple[str, Json]] = []
-        if isinstance(value, dict):
-            if not all(map(_is_writable, value)):
-                return PayloadError(f"{path or 'the value'} has a key with a lone surrogate")
-            prefix = f"{path}." if path else ""
-            inside = [
-                (path if key.startswith(RESERVED) else f"{prefix}{key}", each)
-                for key, each in value.items()
-            ]
-        elif isinstance(value, list):
-            inside = [(f"{path}[{position}]", each) for position, each in enumerate(value)]
-        elif isinstance(value, str) and not _is_writable(value):
-            return PayloadError(
-                f"{path or 'the value'} is text with a lone surrogate, which UTF-8 can't carry"
-            )
-        elif isinstance(value, int) and not _is_writable(value):
-            # Python itself refuses to convert such an integer to text or back.
-            return PayloadError(
-                f"{path or 'the value'} is an integer with more digits than can be carried"
-            )
-        waiting.extend(reversed(inside))
-    return PayloadError("a text or number can't be carried")
+def _why_unwritable(value: Json, path: str) -> str:
+    """Return why a value can't be encoded, with the path; an empty string if it can be."""
+    if _is_writable(value):
+        return ""
+    where = path or "the value"
+    if isinstance(value, str):
+        return f"{where} is text with a lone surrogate, which UTF-8 can't carry"
+    if isinstance(value, int):
+        # Python itself refuses to convert such an integer to text or back.
+        return f"{where} is an integer with more digits than can be carried"
+    parts: Iterable[tuple[str, Json]] = ()
+    if isinstance(value, list):
+        parts = ((f"{path}[{position}]", each) for position, each in enumerate(value))
+    elif isinstance(value, dict):
+        if not all(map(_is_writable, value)):
+            return f"{where} has a key with a lone surrogate"
+        parts = (
+            (path if key.startswith(RESERVED) else f"{path}.{key}" if path else key, each)
+            for key, each in value.items()
+        )
+    reasons = (_why_unwritable(each, inner) for inner, each in parts)
+    return next(filter(None, reasons), f"{where} can't be carried")
 
 
 def _is_writable(value: Json) -> bool:
@@ -288,17 +273,13 @@ _DECODER: Final = json.JSONDecoder(
 )
 
 
-def _check(value: Json) -> None:
+def _require_depth(value: Json) -> None:
     # Without recursion, because the depth itself is being checked.
     level = [value]
     for _ in range(MAX_DEPTH + 1):
         below: list[Json] = []
         for each in level:
-            if isinstance(each, str):
-                _check_text(each)
-            elif isinstance(each, dict):
-                for key in each:
-                    _check_text(key)
+            if isinstance(each, dict):
                 below.extend(each.values())
             elif isinstance(each, list):
                 below.extend(each)
@@ -306,10 +287,3 @@ def _check(value: Json) -> None:
             return
         level = below
     raise PayloadError(f"the payload is nested deeper than {MAX_DEPTH} levels")
-
-
-def _check_text(text: str) -> None:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise PayloadError("the payload holds a lone surrogate") from None

@@ -103,11 +103,9 @@ def _read(uri: SecretStr, name: str) -> Enrolment | str:
         return "uri: nothing may follow a '#'; copy it again"
     if account != name:
         return f"uri: the account in its label is {_display(account)}, not {name!r}; enrol that one"
-    return (
-        _values(values)
-        if len(values) == len(pairs)
-        else "uri: it has a parameter twice; each may occur once"
-    )
+    if len(values) != len(pairs):
+        return "uri: it has a parameter twice; each may occur once"
+    return _values(values)
 
 
 def _values(values: dict[str, str]) -> Enrolment | str:

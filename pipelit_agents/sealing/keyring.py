@@ -133,10 +133,7 @@ class Keyring:
         Raises:
             UnsealError: It can't be decrypted. The error doesn't say why.
         """
-        try:
-            content = self._fernet.decrypt(token)
-        except (InvalidToken, TypeError, ValueError):
-            raise UnsealError from None
+        content = self._decrypted(token)
         if not hmac.compare_digest(content[:_HEAD], _head(purpose)):
             raise UnsealError
         return content[_HEAD:]
@@ -147,8 +144,11 @@ class Keyring:
         Raises:
             UnsealError: It wasn't.
         """
+        self._decrypted(token)
+
+    def _decrypted(self, token: str) -> bytes:
         try:
-            self._fernet.decrypt(token)
+            return self._fernet.decrypt(token)
         except (InvalidToken, TypeError, ValueError):
             raise UnsealError from None
 
