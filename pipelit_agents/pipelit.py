@@ -26,7 +26,7 @@ from pipelit_agents.audit.trail import AuditTrail
 from pipelit_agents.credentials.store import Credentials
 from pipelit_agents.database import maintenance
 from pipelit_agents.database.engine import POOL_SIZE, Database
-from pipelit_agents.database.key_row import check_fitting, needs_key, require_fitting
+from pipelit_agents.database.key_row import require_fitting
 from pipelit_agents.errors import ConfigurationError
 from pipelit_agents.identity import acting
 from pipelit_agents.identity.agent import Agent, Identity
@@ -38,6 +38,7 @@ from pipelit_agents.ledger.opening import (
 )
 from pipelit_agents.ledger.questions import QuestionLimit
 from pipelit_agents.operations.approval_services import ServedApprovals
+from pipelit_agents.operations.key_check import check_key
 from pipelit_agents.operations.key_rotation import Keys
 from pipelit_agents.policy import VerificationPolicy
 from pipelit_agents.sealing.keyring import Keyring
@@ -258,26 +259,7 @@ class Pipelit:
             ConfigurationError: There is no key, or the newest one isn't the database's.
             StorageError: The database can't be reached or isn't migrated.
         """
-        with self._database.reading() as connection:
-            if not needs_key(connection):
-                return False
-        try:
-            keyring = self._open_keyring()
-        except ConfigurationError as error:
-            raise ConfigurationError(
-                f"the database at {self.database_url} has encrypted values, so restore the key "
-                f"that encrypted them: {error}"
-            ) from None
-        try:
-            with self._database.reading() as connection:
-                check_fitting(connection, keyring)
-        except ConfigurationError as error:
-            raise ConfigurationError(
-                f"the database at {self.database_url} has values that this FIELD_ENCRYPTION_KEY "
-                "can't decrypt: restore the key that encrypted them (add it after a newer one, "
-                f"separated by a comma), or use another database: {error}"
-            ) from None
-        return True
+        return check_key(self._core)
 
     acheck_key: Final = off_the_loop(check_key)
 
