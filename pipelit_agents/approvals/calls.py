@@ -319,10 +319,10 @@ class CallApprovals:
 
     ainterrupts: Final = off_the_loop(interrupts)
 
-    def _note(self, call: Call, if_: ColumnElement[bool], **values: int) -> None:
+    def _note(self, call: Call, where: ColumnElement[bool], **values: int) -> None:
         with self._core.database.writing() as connection:
             found = self._require(connection, call)
-            change = update(ApprovalRow).where(ApprovalRow.id == found.id, if_)
+            change = update(ApprovalRow).where(ApprovalRow.id == found.id, where)
             connection.execute(change.values(values))
 
     def _find(self, connection: Connection, call: Call) -> tags.QuestionRow | None:

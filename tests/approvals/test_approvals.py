@@ -838,6 +838,13 @@ def test_an_older_copy_of_the_rows_is_not_enough(
     pipelit.approvals.deny(other, "alice", people.code("alice"))
     put_back(thief, "pipelit_approvals", before["pipelit_approvals"])
     refused(pipelit, "'alice' denied it afterwards", wanted=other)
+    # Also if somebody denied it who wasn't asked there, and is named by the code that acts.
+    third = approved(people)
+    before = {table: rows(table) for table in tables}
+    pipelit.mfa.deny("bob", people.code("bob"), digest=DIGEST)
+    put_back(thief, "pipelit_approvals", before["pipelit_approvals"])
+    refused(pipelit, "'bob' denied it afterwards", "alice", "bob", wanted=third)
+    pipelit.approvals.require(third, approvers=["alice"])
 
 
 def test_who_is_inactive_by_a_write_to_the_table_has_left_too(
