@@ -497,6 +497,19 @@ def test_request_and_result_are_not_interchangeable(
     assert editor.verify_request(right, challenge=last, request=b"request", depth=2)
 
 
+@pytest.mark.parametrize("wrong", ["peer", "A" * 32, "0" * 31, None, b""])
+def test_the_peering_of_an_answer_is_an_id(writer: Agent, editor: Agent, wrong: Any) -> None:
+    """Anything else is refused by both sides, and spends no challenge."""
+    asked = editor.challenge("agent_writer")
+    words = "answer_relation must be the id of a peering"
+    with pytest.raises(ValueError, match=words):
+        writer.prove_request(asked.value, b"r", verifier="agent_editor", answer_relation=wrong)
+    proof = writer.prove_request(asked.value, b"r", verifier="agent_editor")
+    with pytest.raises(ValueError, match=words):
+        editor.verify_request(proof, challenge=asked, request=b"r", answer_relation=wrong)
+    assert editor.verify_request(proof, challenge=asked, request=b"r")
+
+
 @pytest.mark.slow
 def test_of_32_threads_with_one_challenge_one_wins(writer: Agent, editor: Agent) -> None:
     """A challenge is used by exactly one check, in every round."""

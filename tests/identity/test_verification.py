@@ -826,16 +826,20 @@ def test_during_a_rotation_with_overlap_both_secrets_are_good(
     editor.verify_peer("agent_writer", code_for(writer, editor, kind), kind=kind)
 
 
+@pytest.mark.all_cases
+@pytest.mark.parametrize("order", ["old, new", "new, old", "old, old", "new, new"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_during_an_overlap_each_step_is_good_once(
-    pipelit: Pipelit, writer: Agent, editor: Agent, kind: Kind
+    pipelit: Pipelit, writer: Agent, editor: Agent, kind: Kind, order: str
 ) -> None:
     """Two secrets don't give two codes for one step: the second is a replay."""
-    old = code_for(writer, editor, kind)
+    codes = {"old": code_for(writer, editor, kind)}
     pipelit.users.rotate_totp("agent_writer", overlap=timedelta(hours=1))
-    editor.verify_peer("agent_writer", old, kind=kind)
+    codes["new"] = code_for(writer, editor, kind)
+    first, second = (codes[each] for each in order.split(", "))
+    editor.verify_peer("agent_writer", first, kind=kind)
     with pytest.raises(CodeRejected):
-        editor.verify_peer("agent_writer", code_for(writer, editor, kind), kind=kind)
+        editor.verify_peer("agent_writer", second, kind=kind)
     assert last_reason(pipelit) == "replay"
 
 
