@@ -16,12 +16,7 @@ from pipelit_agents.approvals import counting, rows, tags
 from pipelit_agents.approvals.digest import MAX_SHOWN, digest_of
 from pipelit_agents.approvals.moment import Moment
 from pipelit_agents.approvals.refusals import Refusal, refused_by_time
-from pipelit_agents.approvals.values import (
-    ApprovalDecision,
-    ApprovalRequest,
-    ApprovalStep,
-    State,
-)
+from pipelit_agents.approvals.values import ApprovalDecision, ApprovalRequest, ApprovalStep, State
 from pipelit_agents.audit.records import storable
 from pipelit_agents.database.key_row import check_fitting
 from pipelit_agents.database.models import ApprovalPersonRow, ApprovalRow
@@ -31,14 +26,7 @@ from pipelit_agents.protocol.payload import decode
 from pipelit_agents.sealing.keyring import Sealed
 from pipelit_agents.sealing.purposes import approval_purpose, reason_purpose
 
-__all__ = [
-    "add_question",
-    "get",
-    "new_request",
-    "ours",
-    "running_thread",
-    "stored_request",
-]
+__all__ = ["add_question", "get", "new_request", "ours", "running_thread", "stored_request"]
 
 
 def add_question(

@@ -199,6 +199,7 @@ class CodeVerifier:
         return Verification(peer, verifier, kind, decision.step, utc(decision.at), message)
 
     def _record_undecided(self, error: Exception, verifier: str, peer: str, kind: CodeKind) -> None:
+        """Name the accounts in an error that prevented a decision, and record it."""
         if isinstance(error, LedgerUnavailable):
             error.peer, error.verifier = as_evidence(peer), as_evidence(verifier)
         # The same database would have to record its failure, and would only time out again.

@@ -232,8 +232,9 @@ def _why_unwritable(value: Json, path: str) -> str:
     elif isinstance(value, dict):
         if not all(map(_is_writable, value)):
             return f"{where} has a key with a lone surrogate"
+        prefix = f"{path}." if path else ""
         parts = (
-            (path if key.startswith(RESERVED) else f"{path}.{key}" if path else key, each)
+            (path if key.startswith(RESERVED) else f"{prefix}{key}", each)
             for key, each in value.items()
         )
     reasons = (_why_unwritable(each, inner) for inner, each in parts)
