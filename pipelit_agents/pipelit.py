@@ -29,7 +29,8 @@ from pipelit_agents.database.engine import POOL_SIZE, Database
 from pipelit_agents.database.key_row import require_fitting
 from pipelit_agents.errors import ConfigurationError
 from pipelit_agents.identity import acting
-from pipelit_agents.identity.agent import Agent, Identity
+from pipelit_agents.identity.agent import Agent
+from pipelit_agents.identity.services import Identity
 from pipelit_agents.ledger.opening import (
     LedgerContext,
     LedgerFactory,

@@ -32,8 +32,8 @@ from pipelit_agents.approvals.values import ApprovalDecision, Verdict, Vote
 from pipelit_agents.database.models import MfaPendingRow, RecoveryCodeRow
 from pipelit_agents.errors import CodeRejected, NotPermitted, SecondFactorError
 from pipelit_agents.identity.acting import acting_person
-from pipelit_agents.identity.agent import Identity
 from pipelit_agents.identity.evidence import Verification
+from pipelit_agents.identity.services import Identity
 from pipelit_agents.ledger.rules import Rules
 from pipelit_agents.protocol.provisioning_uri import provisioning_uri
 from pipelit_agents.protocol.usernames import OPERATOR, require_username

@@ -5,59 +5,28 @@ from __future__ import annotations
 from typing import Final, NoReturn
 
 from pipelit_agents._bounds import require_seconds
-from pipelit_agents._core import Core
 from pipelit_agents._discretion import discreet
 from pipelit_agents._run_context import run_context
 from pipelit_agents._twins import off_the_loop
 from pipelit_agents._wording import bindable
 from pipelit_agents.database.engine import Database
 from pipelit_agents.errors import ConfigurationError, InvalidUsername
-from pipelit_agents.identity.bad_input import BadInput, note_refusal
+from pipelit_agents.identity.bad_input import note_refusal
 from pipelit_agents.identity.bindings import ProofRole, bind, require_challenge
-from pipelit_agents.identity.code_verifier import CodeVerifier
 from pipelit_agents.identity.codes import short_codes
 from pipelit_agents.identity.evidence import TotpCode, Verification, utc
 from pipelit_agents.identity.lookup import relation_to
-from pipelit_agents.identity.proof_maker import ProofMaker, ProofRequest
-from pipelit_agents.identity.proof_verifier import (
-    ProofCheck,
-    ProofVerifier,
-    require_proof,
-    why_spent,
-)
+from pipelit_agents.identity.proof_maker import ProofRequest
+from pipelit_agents.identity.proof_verifier import ProofCheck, require_proof, why_spent
+from pipelit_agents.identity.services import Identity
 from pipelit_agents.identity.spent_requests import spend_request
-from pipelit_agents.identity.totp_secrets import TotpSecrets
 from pipelit_agents.ledger.attempts import CodeKind
 from pipelit_agents.otp import step_at
 from pipelit_agents.protocol.binding import PERIOD, Challenge, Proof
 from pipelit_agents.protocol.peering_uri import PeerRelation
 from pipelit_agents.protocol.usernames import OPERATOR, require_username
 
-__all__ = ["Agent", "Identity"]
-
-
-class Identity:
-    """What all handles of one ``Pipelit`` share.
-
-    Args:
-        core: The database, the keys, the ledger and the clock.
-
-    Attributes:
-        core: As above.
-        secrets: Decrypts TOTP secrets.
-        bad_input: Refuses bad input, and limits how much of it is recorded.
-        codes: Verifies short codes.
-        maker: Makes proofs.
-        proofs: Verifies proofs.
-    """
-
-    def __init__(self, core: Core) -> None:
-        self.core = core
-        self.secrets: TotpSecrets = TotpSecrets(core)
-        self.bad_input: BadInput = BadInput(core)
-        self.codes: CodeVerifier = CodeVerifier(core, self.secrets, self.bad_input)
-        self.maker: ProofMaker = ProofMaker(core)
-        self.proofs: ProofVerifier = ProofVerifier(core, self.secrets)
+__all__ = ["Agent"]
 
 
 class Agent:
