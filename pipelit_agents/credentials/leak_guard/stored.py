@@ -207,7 +207,7 @@ def items_look(kind: type) -> Look | None:
         return lambda value: [("", os.fspath(value))]
     if not (issubclass(kind, Collection) and overrides(kind, "__iter__")):
         return None
-    return _of_a_mapping if issubclass(kind, Mapping) else enumerate
+    return enumerate if not issubclass(kind, Mapping) else lambda value: _with_keys(value.items())
 
 
 def _of_attributes(value: object) -> Iterator[Child]:
@@ -238,14 +238,8 @@ def _of_a_moment(value: datetime | time) -> list[Child]:
     return [("tzinfo", zone)]
 
 
-def _of_items(value: dict[object, object]) -> Iterator[Child]:
-    for key, each in dict.items(value):
-        yield "<key>", key
-        yield key, each
-
-
-def _of_a_mapping(value: Mapping[object, object]) -> Iterator[Child]:
-    for key, each in value.items():
+def _with_keys(items: Iterable[Child]) -> Iterator[Child]:
+    for key, each in items:
         yield "<key>", key
         yield key, each
 
@@ -290,7 +284,7 @@ def _of_a_frame(value: object) -> list[Child]:
 
 _ITERABLES: Final = (list, tuple, set, frozenset, deque)
 _BY_BASE: Final[tuple[tuple[Any, Look], ...]] = (
-    (dict, _of_items),
+    (dict, lambda value: _with_keys(dict.items(value))),
     *((each, lambda value, each=each: enumerate(each.__iter__(value))) for each in _ITERABLES),
     ((str, bytes, bytearray, memoryview, int, float, complex), lambda value: []),
     ((type({}.keys()), type({}.values()), type({}.items())), enumerate),

@@ -54,7 +54,6 @@ _SEPARATOR: Final = "\n\0\n"
 _CONTAINERS: Final = frozenset({dict, list, tuple, set, frozenset})
 LEAVES: Final = frozenset({bool, int, float, complex, type(None)})
 _NUMBERS: Final = frozenset({int, float})
-_EXACT: Final = frozenset({bytes, bytearray, memoryview})
 _PACKING: Final = (
     ormsgpack.OPT_NON_STR_KEYS
     | ormsgpack.OPT_PASSTHROUGH_DATACLASS
@@ -179,8 +178,6 @@ class _Pass(Written):
             self.number(large_number(value))
         elif (data := as_bytes(value)) is not None:
             self.data.append(data)
-            if kind in _EXACT:
-                return []
         if has_own_forms(kind):
             self.with_own_forms.append(value)
         return stored_values(value)
