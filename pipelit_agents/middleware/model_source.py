@@ -217,7 +217,7 @@ class ModelSource:
                         piece = next(pieces, _NO_MORE)
                     if piece is _NO_MORE:
                         break
-                    yield from _released(scope, held, piece)
+                    yield from _released(held, piece)
                 yield from held.rest()
             finally:
                 step.close(pieces)
@@ -240,7 +240,7 @@ class ModelSource:
                         piece = await anext(pieces, _NO_MORE)
                     if piece is _NO_MORE:
                         break
-                    for each in _released(scope, held, piece):
+                    for each in _released(held, piece):
                         yield each
                 for each in held.rest():
                     yield each
@@ -325,14 +325,11 @@ def _facts_of(model: BaseChatModel) -> ModelFacts:
     )
 
 
-def _released(scope: Scope, held: Held[T], piece: Any) -> list[T]:
+def _released(held: Held[T], piece: Any) -> list[T]:
     """Search a piece, and return those that may be passed on now."""
     try:
-        scope.search(piece, _ANSWER)
+        held.search(piece)
         return held.add(piece, piece)
-    except BaseException:
-        held.refuse()
-        raise
     finally:
         del piece
 

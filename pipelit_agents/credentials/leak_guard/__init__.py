@@ -23,7 +23,8 @@ What is done about a secret:
 Where it could leave a node, besides the return value:
 
 - ``guard`` says what the following ask of a scope.
-- ``streams`` holds back the beginning of a secret that is streamed in pieces.
+- ``streams`` holds back the beginning of a secret that is streamed in pieces: ``streamed_texts``
+  finds the texts in a piece, and ``readings`` puts them together.
 - ``callbacks`` guards the handlers of callbacks, ``langgraph_io`` all other objects of LangGraph.
 - ``surroundings`` compares what outlives the node: environment, context, tags, traces.
 """

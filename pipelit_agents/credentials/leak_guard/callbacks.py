@@ -31,7 +31,8 @@ from tenacity import RetryCallState
 
 from pipelit_agents.credentials.leak_guard.guard import Guard, redact_or_raise
 from pipelit_agents.credentials.leak_guard.stored import Unsearched, by_type
-from pipelit_agents.credentials.leak_guard.streams import Held, Pieces, current_source
+from pipelit_agents.credentials.leak_guard.streamed_texts import current_source
+from pipelit_agents.credentials.leak_guard.streams import Held, Pieces
 from pipelit_agents.errors import SecretLeakError
 
 __all__ = ["guarded_callbacks", "searched_stream"]
@@ -73,11 +74,7 @@ def searched_stream(
     held = guard.delayed_call(stream, where)
 
     def checked(chunk: StreamChunk) -> None:
-        try:
-            guard.search(chunk, where)
-        except SecretLeakError:
-            held.refuse()
-            raise
+        held.search(chunk)
         # A model's tokens are held back in the callbacks. The other modes emit complete values.
         if chunk[1] == "custom" or (chunk[1] == "tools" and "delta" in chunk[2]):
             held(chunk[2:], (chunk,), {})
@@ -181,7 +178,8 @@ class _Gate(BaseCallbackHandler, Unsearched):
         with self._lock:
             found = {"name": name, "data": data, **details}
             # Events with the same name may carry one text in pieces.
-            self._streamed(found, (current_source(), data), (details.get("run_id"), name), where)
+            run_id = details.get("run_id"), name
+            self._streamed(found, data, run_id, where, current_source())
 
     def _on_token(self, token: object, *, run_id: Hashable, **details: object) -> None:
         chunk = details.get("chunk")
@@ -196,15 +194,14 @@ class _Gate(BaseCallbackHandler, Unsearched):
         text: object,
         run_id: Hashable,
         where: str = "the stream of a model inside the node",
+        source: int | None = None,
     ) -> None:
+        stream = self._streams.setdefault(run_id, Pieces(self.guard, where))
         try:
-            self.guard.search(whole, where)
-            stream = self._streams.setdefault(run_id, Pieces(self.guard, where))
-            self.safe[run_id] = self.safe.get(run_id, 0) + stream.take(text)
+            stream.search(whole)
+            self.safe[run_id] = self.safe.get(run_id, 0) + stream.take(text, source)
         except SecretLeakError:
             self.leaked.add(run_id)
-            if (known := self._streams.get(run_id)) is not None:
-                known.refuse()
             for handler in self._listeners:
                 if (run := handler._pipelit_runs.get(run_id)) is not None:
                     run.kept.clear()
@@ -236,7 +233,8 @@ class _TappingGate(_Gate):
         def checked() -> Iterator[T]:
             try:
                 for chunk in output:
-                    yield from self._released_by(held, chunk)
+                    held.search(chunk)
+                    yield from held.add(chunk, chunk)
             except Exception:
                 yield from held.rest()
                 raise
@@ -252,7 +250,8 @@ class _TappingGate(_Gate):
         async def checked() -> AsyncIterator[T]:
             try:
                 async for chunk in output:
-                    for each in self._released_by(held, chunk):
+                    held.search(chunk)
+                    for each in held.add(chunk, chunk):
                         yield each
             except Exception:
                 for each in held.rest():
@@ -263,14 +262,6 @@ class _TappingGate(_Gate):
 
         tapped: AsyncIterator[T] = self._tap.tap_output_aiter(run_id, checked())
         return tapped
-
-    def _released_by(self, held: Held[T], chunk: T) -> list[T]:
-        try:
-            self._on_output(chunk)
-        except SecretLeakError:
-            held.refuse()
-            raise
-        return held.add(chunk, chunk)
 
 
 def _delayed(handler: BaseCallbackHandler, gate: _Gate) -> BaseCallbackHandler:

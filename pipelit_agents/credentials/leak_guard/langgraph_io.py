@@ -27,7 +27,6 @@ from pydantic import BaseModel
 from pipelit_agents.credentials.leak_guard.callbacks import guarded_callbacks, searched_stream
 from pipelit_agents.credentials.leak_guard.guard import Guard, redact_or_raise
 from pipelit_agents.credentials.leak_guard.stored import Unsearched, state_of
-from pipelit_agents.errors import SecretLeakError
 
 __all__ = [
     "guarded_argument",
@@ -76,14 +75,7 @@ def guarded_writer(
         writer: The writer of the running tool.
         guard: Knows the open secrets.
     """
-    if writer is None:
-        return None
-    write = _searched_call(writer, guard, "the tool's stream")
-
-    def guarded(value: object) -> None:
-        write(value)
-
-    return guarded
+    return None if writer is None else _searched_call(writer, guard, "the tool's stream")
 
 
 def guarded_argument(name: str, value: object, guard: Guard) -> object:
@@ -225,15 +217,11 @@ class _Control(RunControl, Unsearched):
         return self._control.drain_reason
 
 
-def _searched_call(call: Callable[..., object], guard: Guard, where: str) -> Callable[..., object]:
+def _searched_call(call: Callable[..., object], guard: Guard, where: str) -> Callable[..., Any]:
     held = guard.delayed_call(call, where)
 
     def checked(*args: object, **kwargs: object) -> object:
-        try:
-            guard.search([args, kwargs], where)
-        except SecretLeakError:
-            held.refuse()
-            raise
+        held.search([args, kwargs])
         return held([args, kwargs], args, kwargs)
 
     return checked
@@ -259,36 +247,27 @@ def _searched_task(function: Callable[..., object], guard: Guard) -> Callable[..
 
         @wraps(function)
         async def acall(*args: object, **kwargs: object) -> object:
-            with _redacting(guard):
+            try:
                 result: object = await function(*args, **kwargs)
                 guard.search(result, where)
-                return result
+            except BaseException as error:
+                redact_or_raise(error, guard)
+                raise
+            return result
 
         return acall
 
     @wraps(function)
     def call(*args: object, **kwargs: object) -> object:
-        with _redacting(guard):
+        try:
             result: object = function(*args, **kwargs)
             guard.search(result, where)
-            return result
+        except BaseException as error:
+            redact_or_raise(error, guard)
+            raise
+        return result
 
     return call
-
-
-class _redacting:  # noqa: N801 - used like a function
-    def __init__(self, guard: Guard) -> None:
-        self._guard = guard
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, where: object) -> None:
-        try:
-            if error is not None:
-                redact_or_raise(error, self._guard)
-        finally:
-            del error
 
 
 def _guarded_saver(saver: BaseCheckpointSaver[Any], guard: Guard) -> BaseCheckpointSaver[Any]:
