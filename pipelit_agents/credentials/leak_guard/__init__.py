@@ -3,7 +3,8 @@
 What a secret looks like:
 
 - ``recognition`` tells secrets from host names, user names and settings, by name and by form.
-- ``parts`` finds the secrets within a credential that is a document: a URL, a key file, settings.
+- ``formats`` reads the documents that a credential may be: a URL, a key file, settings.
+- ``parts`` finds the secrets within a credential by these readers, also in nested documents.
 - ``patterns`` lists the spellings of a secret and of its parts, and searches a text for them.
 
 What a value contains:

@@ -11,7 +11,8 @@ from functools import cached_property
 from typing import AnyStr, Final
 from urllib.parse import quote, quote_plus
 
-from pipelit_agents.credentials.leak_guard.parts import STRUCTURED, parts
+from pipelit_agents.credentials.leak_guard.formats.values import STRUCTURED
+from pipelit_agents.credentials.leak_guard.parts import parts
 from pipelit_agents.credentials.leak_guard.recognition import (
     MIN_LENGTH,
     Level,
