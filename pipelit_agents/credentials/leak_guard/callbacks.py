@@ -282,9 +282,7 @@ def _delayed(handler: BaseCallbackHandler, gate: _Gate) -> BaseCallbackHandler:
     # except a piece that completes a secret.
     with suppress(Exception):
         if _listens(type(handler)):
-            methods = [getattr(handler, name, None) for name in (*_EVENTS, *_ENDS)]
-            is_async = any(map(inspect.iscoroutinefunction, methods))
-            return cast(BaseCallbackHandler, _Delayed(handler, gate, is_async=is_async))
+            return cast(BaseCallbackHandler, _Delayed(handler, gate))
     return handler
 
 
@@ -315,11 +313,12 @@ class _Delayed(Unsearched):
     _pipelit_async: bool
     _pipelit_runs: dict[Hashable, _Run]
 
-    def __init__(self, handler: object, gate: _Gate, *, is_async: bool) -> None:
+    def __init__(self, handler: object, gate: _Gate) -> None:
+        methods = [getattr(handler, name, None) for name in (*_EVENTS, *_ENDS)]
         own = object.__setattr__
         own(self, "_pipelit_handler", handler)
         own(self, "_pipelit_gate", gate)
-        own(self, "_pipelit_async", is_async)
+        own(self, "_pipelit_async", any(map(inspect.iscoroutinefunction, methods)))
         own(self, "_pipelit_runs", {})
         gate.flush_on_exit(self)
 
@@ -353,13 +352,10 @@ class _Delayed(Unsearched):
         return repr(self._pipelit_handler)
 
     def __copy__(self) -> _Delayed:
-        return self._around(copy(self._pipelit_handler))
+        return _Delayed(copy(self._pipelit_handler), self._pipelit_gate)
 
     def __deepcopy__(self, memo: dict[int, object]) -> _Delayed:
-        return self._around(deepcopy(self._pipelit_handler, memo))
-
-    def _around(self, handler: object) -> _Delayed:
-        return _Delayed(handler, self._pipelit_gate, is_async=self._pipelit_async)
+        return _Delayed(deepcopy(self._pipelit_handler, memo), self._pipelit_gate)
 
 
 def _handler_of(handler: Any) -> object:

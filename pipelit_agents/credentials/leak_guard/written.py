@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, AnyStr, ClassVar, Final, cast
+from typing import Any, AnyStr, Final, cast
 
 import ormsgpack
 
@@ -64,6 +65,7 @@ _PACKING: Final = (
 )
 
 
+@dataclass(repr=False)
 class Written:
     """The texts and bytes that could be written of a value, as a snapshot.
 
@@ -77,18 +79,10 @@ class Written:
         unknown: Objects that can't be searched, each with the reason.
     """
 
-    def __init__(self) -> None:
-        self.texts: list[str] = []
-        self.data: list[bytes] = []
-        self.secret: Secret | None = None
-        self.unknown: list[tuple[object, str]] = []
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Written):
-            return NotImplemented
-        return self.texts == other.texts and self.data == other.data
-
-    __hash__: ClassVar[None] = None  # type: ignore[assignment]
+    texts: list[str] = field(default_factory=list)
+    data: list[bytes] = field(default_factory=list)
+    secret: Secret | None = field(default=None, compare=False)
+    unknown: list[tuple[object, str]] = field(default_factory=list, compare=False)
 
     @cached_property
     def size(self) -> int:
@@ -144,14 +138,13 @@ def written(value: object, *, already_searched: Sequence[object] = ()) -> Writte
     return made
 
 
+@dataclass(repr=False)
 class _Pass(Written):
     """The results of one pass over values, and the values left for the next pass."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.numbers: list[int] = []
-        self.with_own_forms: list[object] = []
-        self.more: list[object] = []
+    numbers: list[int] = field(default_factory=list)
+    with_own_forms: list[object] = field(default_factory=list)
+    more: list[object] = field(default_factory=list)
 
     def number(self, value: int) -> None:
         """Record a number that may be a secret of digits."""

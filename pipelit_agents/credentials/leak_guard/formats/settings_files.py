@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Iterator, Sequence
-from itertools import takewhile
 from typing import Final
 
 from pipelit_agents.credentials.leak_guard.formats.connection_strings import is_pairs
@@ -43,10 +43,9 @@ def of_lines(at: At, text: str) -> Iterator[Found]:
     kubernetes = (0, "kind: Secret") in lines
     # The enclosing names of a line, by indentation.
     above: list[tuple[int, At]] = [(-1, at)]
-    called, unnamed, named, skipped = "", list[str](), False, 0
-    for number, (indent, line) in enumerate(lines):
-        if number < skipped:
-            continue
+    called, unnamed, named = "", list[str](), False
+    while lines:
+        indent, line = lines.popleft()
         if line.startswith("[") and line.endswith("]") and line.strip("[]"):
             above, named = [(-1, at.under(line.strip("[]\"' "), at.level))], True
             continue
@@ -73,8 +72,9 @@ def of_lines(at: At, text: str) -> Iterator[Found]:
         elif name == "value" and called:
             here, called = outer.under(called), ""
         if re.fullmatch(r"[|>][+-]?\d?", value):
-            block = _indented_block(lines[number + 1 :], indent)
-            skipped = number + 1 + len(block)
+            block = list[str]()
+            while lines and lines[0][0] > indent:
+                block.append(lines.popleft()[1])
             yield from value_at(here, "\n".join(block))
             yield here.part("".join(block))
         elif value in _OPENING:
@@ -84,9 +84,9 @@ def of_lines(at: At, text: str) -> Iterator[Found]:
     yield from _of_unnamed(at._replace(level=Level.LIKELY if named else Level.SECRET), unnamed)
 
 
-def _lines(text: str) -> list[tuple[int, str]]:
+def _lines(text: str) -> deque[tuple[int, str]]:
     """Return lines with their indentation, without comments and PEM blocks."""
-    found, pem = list[tuple[int, str]](), False
+    found, pem = deque[tuple[int, str]](), False
     for line in text.splitlines():
         bare = line.strip()
         if bare.startswith("-----"):
@@ -97,10 +97,6 @@ def _lines(text: str) -> list[tuple[int, str]]:
             indent = len(line) - len(line.lstrip())
             found.append((indent + 2 if bare.startswith("- ") else indent, bare))
     return found
-
-
-def _indented_block(lines: Sequence[tuple[int, str]], indent: int) -> list[str]:
-    return [line for _, line in takewhile(lambda each: each[0] > indent, lines)]
 
 
 def _of_unnamed(at: At, lines: Sequence[str]) -> Iterator[Found]:
