@@ -20,7 +20,7 @@ from pipelit_agents._otpauth import (
     read_otpauth,
 )
 from pipelit_agents._words import has_secret_form
-from pipelit_agents.credentials.leak_guard.parts import DEFAULT_FIELD
+from pipelit_agents.credentials.described import DEFAULT_FIELD
 from pipelit_agents.errors import CredentialError
 
 __all__ = [

@@ -15,8 +15,8 @@ from pipelit_agents._otpauth import Authenticator
 from pipelit_agents._words import may_be_secret, quoted, recordable
 from pipelit_agents.credentials.authenticator import CODE, Stored, longest_wait, seed_of
 from pipelit_agents.credentials.choice import Actor, Found, Rule, find
+from pipelit_agents.credentials.described import DEFAULT_FIELD
 from pipelit_agents.credentials.issued_codes import Code, Issued, issue
-from pipelit_agents.credentials.leak_guard.parts import DEFAULT_FIELD
 from pipelit_agents.credentials.limits import refusal_beyond_limit
 from pipelit_agents.credentials.secret import Secret
 from pipelit_agents.database.fast_path import Open, Query

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from sqlalchemy import Connection, select
 
 from pipelit_agents._words import has_secret_form, quoted, recordable
-from pipelit_agents.credentials.leak_guard.parts import DEFAULT_FIELD, Described
+from pipelit_agents.credentials.described import DEFAULT_FIELD, Described
 from pipelit_agents.credentials.leak_guard.recognition import (
     MIN_LENGTH,
     Level,

@@ -16,7 +16,7 @@ from pipelit_agents._discretion import discreet
 from pipelit_agents._twins import off_the_loop
 from pipelit_agents.credentials.access import CredentialAccess
 from pipelit_agents.credentials.authenticator import separated
-from pipelit_agents.credentials.leak_guard.parts import described
+from pipelit_agents.credentials.described import described
 from pipelit_agents.credentials.lists import CredentialLists
 from pipelit_agents.credentials.rules import (
     Fields,

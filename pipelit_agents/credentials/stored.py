@@ -13,8 +13,8 @@ from sqlalchemy import Connection, Select, delete, func, insert, select, update
 
 from pipelit_agents._core import Core
 from pipelit_agents.credentials.authenticator import Stored, seed_of
+from pipelit_agents.credentials.described import DEFAULT_FIELD, Described
 from pipelit_agents.credentials.issued_codes import take_back_far_steps
-from pipelit_agents.credentials.leak_guard.parts import DEFAULT_FIELD, Described
 from pipelit_agents.credentials.rules import Fields
 from pipelit_agents.credentials.secret import shown_end
 from pipelit_agents.credentials.whose import SHARED, Whose, not_found

@@ -8,9 +8,9 @@ which reader of ``formats`` fits a text, and looks into the values that the read
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
-from typing import Final, NamedTuple
+from typing import Final
 
 from pipelit_agents.credentials.leak_guard.formats.connection_strings import EMBEDDED_URL, of_url
 from pipelit_agents.credentials.leak_guard.formats.lines import of_line
@@ -28,17 +28,13 @@ from pipelit_agents.credentials.leak_guard.recognition import (
     SCHEME,
     Level,
     Part,
-    Verdict,
     as_text,
     decoded,
     is_token,
-    verdict,
 )
 
-__all__ = ["DEFAULT_FIELD", "Described", "described", "inner_parts", "parts"]
+__all__ = ["inner_parts", "parts"]
 
-# The field name of a credential's only secret.
-DEFAULT_FIELD: Final = "value"
 # Nested documents, such as a URL in a JSON file that is base64 in a YAML file.
 _MAX_DEPTH: Final = 5
 
@@ -65,48 +61,6 @@ def inner_parts(text: str) -> Iterator[Part]:
         text: The text. Here, ``openai:gpt-4o`` is not interpreted as a login.
     """
     yield from _within(At("", Level.UNKNOWN, 1), text.strip())
-
-
-class Described(NamedTuple):
-    """The names of a credential's parts, by how the search treats them.
-
-    Attributes:
-        searched: Secrets that are searched for.
-        short: Secrets that are too short to be searched for.
-        common: Secrets that are too common to be searched for.
-        public: Parts that aren't known to be secrets.
-    """
-
-    searched: tuple[str, ...]
-    short: tuple[str, ...]
-    common: tuple[str, ...]
-    public: tuple[str, ...]
-
-
-def described(fields: Mapping[str, str]) -> Described:
-    """Return the names of the parts that are searched for, and of those that aren't.
-
-    Args:
-        fields: The credential's secrets by name.
-    """
-    found: dict[str, Verdict] = {}
-    for name, secret in fields.items():
-        # A whole secret is never too common: the user declared it to be a secret.
-        whole = Part(name, secret.strip(), Level.CERTAIN)
-        inner = [
-            part._replace(path=_qualified_path(name, part.path, fields)) for part in parts(secret)
-        ]
-        for part in (whole, *(part for part in inner if part.path)):
-            decided = verdict(part)
-            if found.get(part.path) is not Verdict.SEARCHED and part.value:
-                found[part.path] = decided
-    return Described(*(tuple(path for path in found if found[path] is each) for each in Verdict))
-
-
-def _qualified_path(name: str, path: str, fields: Mapping[str, str]) -> str:
-    # If the only secret has no name, the names of its parts are enough.
-    unnamed = list(fields) == [DEFAULT_FIELD] and path != DEFAULT_FIELD
-    return path if not path or unnamed else f"{name}.{path}"
 
 
 def _within(at: At, text: str) -> Iterator[Part]:

@@ -14,8 +14,9 @@ from cryptography.hazmat.primitives import serialization as forms
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from pipelit_agents import Pipelit
+from pipelit_agents.credentials.described import described
 from pipelit_agents.credentials.leak_guard.masking import masked
-from pipelit_agents.credentials.leak_guard.parts import described, parts
+from pipelit_agents.credentials.leak_guard.parts import parts
 from pipelit_agents.credentials.leak_guard.patterns import Patterns
 from pipelit_agents.credentials.leak_guard.recognition import (
     Level,
