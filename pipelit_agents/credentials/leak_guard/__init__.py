@@ -5,7 +5,10 @@ What a secret looks like:
 - ``recognition`` tells secrets from host names, user names and settings, by name and by form.
 - ``formats`` reads the documents that a credential may be: a URL, a key file, settings.
 - ``parts`` finds the secrets within a credential by these readers, also in nested documents.
-- ``patterns`` lists the spellings of a secret and of its parts, and searches a text for them.
+- ``spellings`` encodes, escapes and quotes a value, as text and documents do.
+- ``forms`` lists the spellings of a secret and of its parts, and ``beginnings`` how much of each a
+  stream may pass on.
+- ``patterns`` searches a text for the forms of all open secrets.
 
 What a value contains:
 
