@@ -34,6 +34,7 @@ BACKENDS = ("sqlite",)
 RAW = bytes(range(1, 33))
 ENCODED = base64.b64encode(b"\xff\xfe" + RAW).decode()
 SPARE = base64.b64encode(RAW[:31]).decode()
+LINES = bytes(range(128, 185)) * 8
 UUID = "3f2504e0-4f89-11d3-9a0c-0305e82c3301"
 SLASHES = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
 UMLAUTS = "pässwörd-lang"
@@ -119,6 +120,37 @@ def test_a_secret_is_found_decoded_and_rewritten(secret: str, leak: Any) -> None
     """What a secret encodes, its other cases, and what writers of other languages make of it."""
     assert refused(secret, leak)
     assert refused(json.dumps({"password": secret}), leak)
+
+
+@pytest.mark.parametrize(
+    ("secret", "leak"),
+    [
+        ("Cookie: theme=dark; remember=s3cr3t_v4l", "s3cr3t_v4l"),
+        (
+            "password: |\n  correct horse\n  battery staple\nuser: me",
+            "correct horse\nbattery staple",
+        ),
+        ("password: |\n  correct horse\n  battery staple\nuser: me", "correct horsebattery staple"),
+        ("passwords:\n  - correct horse\nuser: me", "correct horse"),
+        ('machine h login me password "correct \\"horse\\""', 'correct "horse"'),
+        ("environment: {one: Xk29dLmQ7vRt4WpZ81nBcYf3}", "Xk29dLmQ7vRt4WpZ81nBcYf3"),
+        ("jdbc:h2:mem:test;USER=sa;PASSWORD=correct horse", "correct horse"),
+        ("https://me:first@second/third@example.com/", "first@second/third"),
+        ("<login password='a&amp;b-correct horse'/>", "a&b-correct horse"),
+        ("<config>\n<password>correct horse</password>\n</config>", "correct horse"),
+        ("kind: Secret\nstringData:\n  one: correct horse", "correct horse"),
+        ('<add key="password"\n  value="correct horse"/>', "correct horse"),
+        # Eight whole lines: only together are they as long as a key may be.
+        ("host: example.com\n" + base64.encodebytes(LINES).decode(), LINES),
+        (
+            "https://example.com/services/ghp_abcdefghijklmnopqrstuvwxyzABCDEF0123",
+            "ghp_abcdefghijklmnopqrstuvwxyzABCDEF0123",
+        ),
+    ],
+)
+def test_each_rule_of_a_format_finds_something_alone(secret: str, leak: Any) -> None:
+    """No other rule finds these values, so a rule that looks superfluous fails here."""
+    assert refused(secret, leak)
 
 
 KEYS: dict[str, Any] = {
