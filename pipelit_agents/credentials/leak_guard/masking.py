@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from copy import copy
 from types import FrameType, TracebackType
-from typing import Any, Final, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from pydantic import ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
@@ -22,14 +22,13 @@ from pipelit_agents.credentials.leak_guard.own_forms import display_text, has_ow
 from pipelit_agents.credentials.leak_guard.patterns import MASK, Patterns
 from pipelit_agents.credentials.leak_guard.search import Revealed, holds, leak_error, patterns_of
 from pipelit_agents.credentials.leak_guard.stored import fields_in_c, state_of
-from pipelit_agents.credentials.leak_guard.written import LEAVES, shows_a_number
+from pipelit_agents.credentials.leak_guard.written import CONTAINERS, LEAVES, shows_a_number
 from pipelit_agents.credentials.secret import Secret
 from pipelit_agents.errors import SecretLeakError
 
 __all__ = ["MASK", "masked", "redact", "scrub"]
 
 T = TypeVar("T")
-_CONTAINERS: Final = frozenset({dict, list, tuple, set, frozenset})
 
 
 def redact(error: BaseException, revealed: Revealed) -> BaseException:
@@ -263,7 +262,7 @@ class _Masking:
             return True
         # Own forms have been searched.
         text = (
-            "" if type(value) in _CONTAINERS or has_own_forms(type(value)) else display_text(value)
+            "" if type(value) in CONTAINERS or has_own_forms(type(value)) else display_text(value)
         )
         return self._patterns.in_text(text)
 
@@ -271,7 +270,7 @@ class _Masking:
         kind: Any = type(value)
         made: Any = MASK
         with suppress(Exception):
-            if isinstance(value, list | set | frozenset) and kind in _CONTAINERS:
+            if isinstance(value, list | set | frozenset) and kind in CONTAINERS:
                 made = self._keep(value, [])
                 made += [self.of(each) for each in value]
                 if kind is not list:

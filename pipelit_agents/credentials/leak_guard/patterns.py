@@ -38,7 +38,6 @@ class Patterns:
     def __init__(self, revealed: Mapping[str, str]) -> None:
         self.names: str = ", ".join(sorted(set(revealed.values())))
         self._revealed = dict(revealed)
-        self._secrets = list(revealed)
         # Known forms are searched for too: the duration must not reveal which forms are known.
         self._known: list[bytes] = []
         self._known_texts: list[str] = []
@@ -93,7 +92,7 @@ class Patterns:
         watching what a stream holds back doesn't reveal a secret character by character.
         """
         known, found = set(self.texts), dict[str, int]()
-        for secret in self._secrets:
+        for secret in self._revealed:
             for form, least in beginnings(secret):
                 if form in known:
                     found[form] = min(least, found.get(form, least))
@@ -117,7 +116,7 @@ class Patterns:
         removed = {form for _, alike in self._forms_by_secret if alike & known for form in alike}
         left = Patterns({})
         left.names = self.names
-        left._secrets = self._secrets
+        left._revealed = self._revealed
         left.forms = {form: name for form, name in self.forms.items() if form not in removed}
         lost = [each for each in self._shortest if each in removed]
         # A form that contains a removed form was covered by it, and is now searched for itself. Do

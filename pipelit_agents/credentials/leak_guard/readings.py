@@ -94,17 +94,14 @@ class _Line:
         """
         self._length += len(text) - len(self.text)
         self._ends.append((self._length, number))
-        begins = None if beginnings is None else beginnings.find(text)
-        offset = inf if begins is None else self._length - (len(text) - begins)
+        self.text = text
+        self.held_from = None
         if beginnings is not None:
+            begins = beginnings.find(text)
+            offset = inf if begins is None else self._length - (len(text) - begins)
             while self._ends and self._ends[0][0] <= offset:
                 self._ends.popleft()
-        self.held_from = self._ends[0][1] if self._ends and beginnings is not None else None
-        self.text = text
-
-    def shorten(self, most: int) -> None:
-        """Keep only the end of the text."""
-        self.text = self.text[-most:]
+            self.held_from = self._ends[0][1] if self._ends else None
 
 
 class Readings:
@@ -160,9 +157,9 @@ class Readings:
         grows = any(id(line) in grown for line, _ in lines)
         for line, whole in lines:
             line.extend(whole, number, beginnings)
-        self._joined.shorten(max(_TAIL_LENGTH, beginnings.longest))
+        self._joined.text = self._joined.text[-max(_TAIL_LENGTH, beginnings.longest) :]
         for line in self._framed.values():
-            line.shorten(beginnings.longest)
+            line.text = line.text[-beginnings.longest :]
         # Where a beginning is followed by other text, only the next text shows whether that is the
         # end of a frame. A text that grows has shown it.
         unsure = not grows and beginnings.find(text, _MAX_FRAME) is not None

@@ -25,6 +25,7 @@ from pipelit_agents.credentials.leak_guard.stored import by_type, stored_values
 from pipelit_agents.credentials.secret import Secret
 
 __all__ = [
+    "CONTAINERS",
     "LEAVES",
     "MAX_ROUNDS",
     "Written",
@@ -52,7 +53,7 @@ _MAX_MODELS: Final = 300_000
 # Own forms may contain further values with own forms. This limits the rounds.
 MAX_ROUNDS: Final = 12
 _SEPARATOR: Final = "\n\0\n"
-_CONTAINERS: Final = frozenset({dict, list, tuple, set, frozenset})
+CONTAINERS: Final = frozenset({dict, list, tuple, set, frozenset})
 LEAVES: Final = frozenset({bool, int, float, complex, type(None)})
 _NUMBERS: Final = frozenset({int, float})
 _PACKING: Final = (
@@ -227,7 +228,7 @@ def _walk(waiting: list[object], seen: dict[int, object], *, at_most: int) -> _P
             continue
         if kind is float and (number := large_number(each)):
             found.number(number)
-        if kind in LEAVES or (kind in _CONTAINERS and not each):
+        if kind in LEAVES or (kind in CONTAINERS and not each):
             continue
         if id(each) in met:
             shared = True
