@@ -84,10 +84,8 @@ def _raise_located(value: object, patterns: Patterns, where: str, plain: Mapping
         if id(each) in plain:
             raise leak_error(plain[id(each)], path, where)
         text = as_bytes(each)
-        if text is not None:
-            for form, credential in patterns.forms.items():
-                if form in text:
-                    raise leak_error(credential, path, where)
+        if text is not None and patterns.in_bytes(text):
+            raise leak_error(patterns.owner_in(text), path, where)
         if (owner := shows_a_number(each, patterns)) is not None:
             raise leak_error(owner, path, where)
         if kind not in LEAVES and id(each) not in seen:
