@@ -17,11 +17,7 @@ from copy import copy, deepcopy
 from typing import Any, Final, TypeVar, cast
 from uuid import UUID
 
-from langchain_core.callbacks import (
-    AsyncCallbackHandler,
-    BaseCallbackHandler,
-    BaseCallbackManager,
-)
+from langchain_core.callbacks import AsyncCallbackHandler, BaseCallbackHandler, BaseCallbackManager
 from langchain_core.outputs import LLMResult
 
 # The writer behind ToolRuntime.emit_output_delta has no public name. A test fails if it changes.

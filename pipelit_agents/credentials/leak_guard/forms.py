@@ -11,10 +11,8 @@ from pipelit_agents.credentials.leak_guard.recognition import (
     MIN_LENGTH,
     Level,
     Part,
-    Verdict,
     decoded,
     is_wordy,
-    verdict,
 )
 from pipelit_agents.credentials.leak_guard.spellings import base64_of, spellings
 
@@ -33,7 +31,7 @@ _MIN_REST: Final = 4
 
 def searched_parts(secret: str) -> list[Part]:
     """Return the parts of a secret that are secrets by themselves."""
-    return [part for part in parts(secret) if verdict(part) is Verdict.SEARCHED]
+    return [part for part in parts(secret) if part.is_searched()]
 
 
 class Forms:

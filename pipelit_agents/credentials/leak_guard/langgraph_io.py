@@ -28,13 +28,7 @@ from pipelit_agents.credentials.leak_guard.callbacks import guarded_callbacks, s
 from pipelit_agents.credentials.leak_guard.guard import Guard, redact_or_raise
 from pipelit_agents.credentials.leak_guard.stored import Unsearched, state_of
 
-__all__ = [
-    "guarded_argument",
-    "guarded_config",
-    "guarded_writer",
-    "inputs_in",
-    "state_in",
-]
+__all__ = ["guarded_argument", "guarded_config", "guarded_writer", "inputs_in", "state_in"]
 
 AnyRuntime = Runtime[Any] | ToolRuntime[Any, Any]
 _CONFIG_KEYS: Final = frozenset({"callbacks", "configurable"})

@@ -76,6 +76,10 @@ class Part(NamedTuple):
     level: Level
     encodes: bool = True
 
+    def is_searched(self) -> bool:
+        """Return whether it is searched for."""
+        return verdict(self) is Verdict.SEARCHED
+
 
 def verdict(part: Part) -> Verdict:
     """Decide whether a part is searched for."""

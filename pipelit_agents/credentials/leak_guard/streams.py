@@ -19,11 +19,7 @@ from typing import Generic, TypeVar
 
 from pipelit_agents.credentials.leak_guard.guard import Guard
 from pipelit_agents.credentials.leak_guard.readings import Beginnings, Readings
-from pipelit_agents.credentials.leak_guard.streamed_texts import (
-    Path,
-    current_source,
-    texts_by_path,
-)
+from pipelit_agents.credentials.leak_guard.streamed_texts import Path, current_source, texts_by_path
 
 __all__ = ["DelayedCall", "Held", "Pieces"]
 

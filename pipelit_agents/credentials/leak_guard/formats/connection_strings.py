@@ -8,14 +8,7 @@ from typing import Final
 from urllib.parse import unquote, unquote_plus
 
 from pipelit_agents.credentials.leak_guard.formats.values import At, Found, spelled, value_at
-from pipelit_agents.credentials.leak_guard.recognition import (
-    Level,
-    Part,
-    Verdict,
-    is_generated,
-    is_token,
-    verdict,
-)
+from pipelit_agents.credentials.leak_guard.recognition import Level, Part, is_generated, is_token
 
 __all__ = [
     "EMBEDDED_URL",
@@ -90,7 +83,7 @@ def of_userinfo(at: At, after: str) -> Iterator[Found]:
     if found:
         if colon:
             yield from _password(at, password)
-        if verdict(Part("", unquote(password), Level.SECRET)) is not Verdict.SEARCHED:
+        if not Part("", unquote(password), Level.SECRET).is_searched():
             yield from spelled(at.under("user", Level.LIKELY).part(unquote(user)), user)
         if unquoted and unquoted[1] != password:
             here = at.under("password up to the last at sign", Level.SECRET)

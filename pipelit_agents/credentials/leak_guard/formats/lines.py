@@ -22,11 +22,9 @@ from pipelit_agents.credentials.leak_guard.formats.values import At, Found, valu
 from pipelit_agents.credentials.leak_guard.recognition import (
     SCHEME,
     Level,
-    Verdict,
     as_text,
     decoded,
     is_wordy,
-    verdict,
 )
 
 __all__ = ["COOKIE", "assignment", "of_line", "of_quoted", "setting_value"]
@@ -118,7 +116,7 @@ def _of_logins(at: At, text: str) -> Iterator[Found]:
         part = at.under("password", Level.LIKELY).part(login[1].strip('"'))
         if at.depth == 0 and "@" not in text[: login.start(1)]:
             yield part._replace(level=Level.SECRET)
-        elif verdict(part) is Verdict.SEARCHED:
+        elif part.is_searched():
             yield part
 
 

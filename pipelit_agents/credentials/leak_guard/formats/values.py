@@ -6,14 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from pipelit_agents.credentials.leak_guard.recognition import (
-    Level,
-    Part,
-    Verdict,
-    is_wordy,
-    level_of,
-    verdict,
-)
+from pipelit_agents.credentials.leak_guard.recognition import Level, Part, is_wordy, level_of
 
 __all__ = ["At", "Found", "Inside", "spelled", "value_at"]
 
@@ -71,5 +64,5 @@ def spelled(part: Part, *spellings: str) -> Iterator[Part]:
     """Yield a part, and its other spellings if it is searched for."""
     yield part
     others = [each for each in spellings if each != part.value]
-    if others and verdict(part) is Verdict.SEARCHED:
+    if others and part.is_searched():
         yield from (part._replace(value=each, level=Level.CERTAIN) for each in others)
