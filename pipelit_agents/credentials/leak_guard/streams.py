@@ -48,7 +48,7 @@ class Pieces:
         self._beginnings: Beginnings | None = None
 
     def search(self, value: object) -> None:
-        """Search a whole value of the stream.
+        """Search a whole value of the stream, which may contain more than its piece does.
 
         Raises:
             SecretLeakError: The value contains a secret. What was held back is never passed on.
@@ -138,7 +138,7 @@ class Held(Pieces, Generic[T]):
         return len(self._kept)
 
 
-class DelayedCall:
+class DelayedCall(Held[Callable[[], object]]):
     """Call a function for each piece of a stream, in order, but hold back beginnings of secrets.
 
     Args:
@@ -148,28 +148,16 @@ class DelayedCall:
     """
 
     def __init__(self, call: Callable[..., object], guard: Guard, where: str) -> None:
+        super().__init__(guard, where)
         self._call = call
-        self._guard = guard
-        self._where = where
-        self._held = Held[Callable[[], object]](guard, where)
-        # A node may write from several threads.
+        # A node may write from several threads. ``search`` doesn't take the lock: a value's own
+        # code may write, too.
         self._lock = threading.RLock()
 
-    def search(self, value: object) -> None:
-        """Search a whole value of the stream, which also contains what isn't in pieces.
-
-        Raises:
-            SecretLeakError: The value contains a secret. What was held back is not passed on.
-        """
-        # Without the lock: the value's own code may write, too.
-        try:
-            self._guard.search(value, self._where)
-        except BaseException:
-            with self._lock:
-                self._held.refuse()
-            raise
-        finally:
-            del value
+    def refuse(self) -> None:
+        """Forget what was held back: a secret was found, so it is never passed on."""
+        with self._lock:
+            super().refuse()
 
     def __call__(
         self, value: object, args: tuple[object, ...], kwargs: dict[str, object]
@@ -190,12 +178,12 @@ class DelayedCall:
         with self._lock:
             result = None
             call = partial(self._call, *args, **kwargs)
-            for each in self._held.add(call, value, current_source()):
+            for each in self.add(call, value, current_source()):
                 result = each()
-            return None if self._held else result
+            return None if len(self) else result
 
     def flush(self) -> None:
         """Pass on what was held back: the stream has ended, so it can't become a secret."""
         with self._lock:
-            for each in self._held.rest():
+            for each in self.rest():
                 each()
