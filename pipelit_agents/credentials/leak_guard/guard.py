@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NoReturn, Protocol
+from typing import NoReturn, Protocol
 
 from langgraph.errors import GraphBubbleUp
 
 from pipelit_agents.credentials.leak_guard.patterns import Patterns
 from pipelit_agents.errors import SecretLeakError
 
-if TYPE_CHECKING:
-    from pipelit_agents.credentials.leak_guard.streams import DelayedCall
+__all__ = ["Delayed", "Guard", "redact_or_raise"]
 
-__all__ = ["Guard", "redact_or_raise"]
+
+class Delayed(Protocol):
+    """A stream writer that holds back the beginnings of secrets."""
+
+    def search(self, value: object) -> None:
+        """Raise SecretLeakError if a whole value of the stream contains an open secret."""
+
+    def __call__(
+        self, value: object, args: tuple[object, ...], kwargs: dict[str, object]
+    ) -> object:
+        """Search a piece, and write it now or later."""
 
 
 class Guard(Protocol):
@@ -34,7 +43,7 @@ class Guard(Protocol):
     def on_exit(self, call: Callable[[], object]) -> None:
         """Call a function after the node has run, before its surroundings are searched."""
 
-    def delayed_call(self, call: Callable[..., object], where: str) -> DelayedCall:
+    def delayed_call(self, call: Callable[..., object], where: str) -> Delayed:
         """Wrap a stream writer, so that it holds back the beginnings of secrets."""
 
     def add_input(self, value: object) -> object:
