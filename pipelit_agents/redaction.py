@@ -339,6 +339,7 @@ def _without_variables(event: Any) -> Any:
 # Any: OpenTelemetry needn't be installed.
 def _masked_span(span: Any) -> Any:
     before = [span.name, span.status.description, *map(_attributes, (span, *span.links))]
+    before += [_trace_state(each.context) for each in (span, *span.links)]
     before += [each for event in span.events for each in (event.name, _attributes(event))]
     clean = [redact(each) for each in before]
     # What holds no secret is returned itself.
@@ -350,13 +351,15 @@ def _masked_span(span: Any) -> Any:
 
     rest = iter(clean)
     name, description, attributes = next(rest), next(rest), next(rest)
+    of_links = [next(rest) for _ in span.links]
+    contexts = [_context(each.context, next(rest)) for each in (span, *span.links)]
     return ReadableSpan(
         name=name,
-        context=span.context,
+        context=contexts[0],
         parent=span.parent,
         resource=span.resource,
         attributes=attributes,
-        links=[Link(each.context, next(rest)) for each in span.links],
+        links=list(map(Link, contexts[1:], of_links)),
         events=[Event(next(rest), next(rest), timestamp=each.timestamp) for each in span.events],
         kind=span.kind,
         status=Status(span.status.status_code, description),
@@ -368,3 +371,15 @@ def _masked_span(span: Any) -> Any:
 
 def _attributes(of: Any) -> dict[str, object]:
     return dict(of.attributes or {})
+
+
+def _trace_state(context: Any) -> dict[str, str]:
+    return dict(context.trace_state or {})
+
+
+def _context(context: Any, state: dict[str, str]) -> Any:
+    """Return a span's context, without its trace state if masking changed that."""
+    if state == _trace_state(context):
+        return context
+    # A mask may break the format of a trace state, so all of it is left out.
+    return type(context)(context.trace_id, context.span_id, context.is_remote, context.trace_flags)

@@ -27,6 +27,7 @@ from loguru import logger as loguru_logger
 from opentelemetry.sdk.trace import export
 from opentelemetry.sdk.trace.export import ConsoleSpanExporter
 from opentelemetry.trace import Link, SpanContext, StatusCode
+from opentelemetry.trace.span import TraceState
 from paths import ROOT, SUPPORT, TESTS
 from pydantic import SecretStr
 from rich.console import Console
@@ -362,7 +363,9 @@ def test_the_recipe_for_opentelemetry(in_a_node: Any, monkeypatch: pytest.Monkey
 
     def node(key: str) -> None:
         link = Link(SpanContext(1, 2, is_remote=False), {"k": key})
-        with tracer.start_as_current_span(f"call {key}", links=[link]) as span:
+        state = TraceState([("app", key)])
+        stated = Link(SpanContext(1, 2, is_remote=False, trace_state=state))
+        with tracer.start_as_current_span(f"call {key}", links=[link, stated]) as span:
             span.set_attribute("headers", ["a", f"Bearer {key}"])
             span.add_event(f"sent {key}", {"k": key})
             span.set_status(StatusCode.ERROR, f"401 for {key}")

@@ -192,7 +192,8 @@ def _of_a_context(context: object) -> Iterator[Found]:
 
 
 def _of_a_run(tree: Any) -> Iterator[Found]:
-    for name in ("name", "tags", "extra", "events"):
+    # LangSmith adds the node's own outputs to those that the node has set.
+    for name in ("name", "tags", "extra", "events", "inputs", "outputs", "error", "attachments"):
         yield Found(
             f"LangSmith's run.{name}", getattr(tree, name, None), partial(setattr, tree, name)
         )
@@ -200,13 +201,21 @@ def _of_a_run(tree: Any) -> Iterator[Found]:
 
 def _of_a_span(span: Any) -> Iterator[Found]:
     yield Found("the current span, name", span.name, span.update_name)
+    yield Found("the current span, status", span.status.description, partial(_describe, span))
     for key, value in dict(span.attributes or {}).items():
         put = partial(span.set_attribute, key)
         yield Found(f"the current span, attribute {key!r:.60}", value, put)
+    # Events and links can't be changed or removed.
     for event in getattr(span, "events", ()):
-        # Events can't be changed or removed.
         found = [event.name, dict(event.attributes or {})]
         yield Found(f"the current span, event {event.name!r:.60}", found, None)
+    for link in getattr(span, "links", ()):
+        state = link.context.trace_state or {}
+        yield Found("the current span, a link", [dict(link.attributes or {}), dict(state)], None)
+
+
+def _describe(span: Any, text: object) -> None:
+    span.set_status(type(span.status)(span.status.status_code, text))
 
 
 def _has_secret(text: str | bytes, patterns: Patterns) -> bool:

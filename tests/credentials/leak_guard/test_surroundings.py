@@ -25,6 +25,8 @@ from langsmith.run_helpers import get_current_run_tree
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanContext, StatusCode
+from opentelemetry.trace.span import TraceState
 from pydantic import BaseModel, ConfigDict, SecretStr
 from typing_extensions import TypedDict
 
@@ -406,6 +408,7 @@ def test_threads_and_tasks_are_not_named_after_a_key(keyed: Pipelit) -> None:
         lambda span, key: span.set_attribute("header", key),
         lambda span, key: span.update_name(f"call {key}"),
         lambda span, key: span.set_attributes({"headers": ["a", key]}),
+        lambda span, key: span.set_status(StatusCode.ERROR, f"401 for {key}"),
     ],
 )
 def test_a_span_that_goes_on_after_the_node_has_no_key(keyed: Pipelit, leave: Any) -> None:
@@ -425,8 +428,40 @@ def test_a_span_that_goes_on_after_the_node_has_no_key(keyed: Pipelit, leave: An
     assert ended.attributes["honest"] == "yes"
 
 
-def test_langsmiths_run_of_the_node_has_no_key(keyed: Pipelit) -> None:
-    """Metadata and tags that a node adds to its own traced run are sent when it has ended."""
+@pytest.mark.parametrize(
+    "leave",
+    [
+        lambda span, key: span.add_event("call", {"header": key}),
+        lambda span, key: span.add_event(key),
+        lambda span, key: span.add_link(SpanContext(1, 2, is_remote=False), {"header": key}),
+        lambda span, key: span.add_link(
+            SpanContext(1, 2, is_remote=False, trace_state=TraceState([("app", key)]))
+        ),
+    ],
+)
+def test_what_cannot_be_taken_out_of_a_span_is_refused(keyed: Pipelit, leave: Any) -> None:
+    """An event and a link of the caller's span stay, so the error is what the caller gets."""
+    tracer = TracerProvider().get_tracer("app")
+    with (
+        tracer.start_as_current_span("request", record_exception=False) as span,
+        pytest.raises(SecretLeakError, match="the current span"),
+    ):
+        run(keyed, lambda key: leave(span, key))
+
+
+@pytest.mark.parametrize(
+    "leave",
+    [
+        lambda tree, key: tree.add_metadata({"k": key}) or tree.add_tags([key]),
+        lambda tree, key: tree.add_outputs({"k": key}),
+        lambda tree, key: tree.add_inputs({"k": key}),
+        lambda tree, key: tree.add_event({"name": key}),
+        lambda tree, key: setattr(tree, "error", f"401 for {key}"),
+    ],
+    ids=["metadata", "outputs", "inputs", "event", "error"],
+)
+def test_langsmiths_run_of_the_node_has_no_key(keyed: Pipelit, leave: Any) -> None:
+    """What a node adds to its own traced run is sent when it has ended."""
     sent: list[Any] = []
 
     class Recording(Client):
@@ -438,15 +473,14 @@ def test_langsmiths_run_of_the_node_has_no_key(keyed: Pipelit) -> None:
 
     client = Recording(api_url="http://127.0.0.1:9", api_key="test", auto_batch_tracing=False)
 
-    def leave(key: str) -> None:
+    def add(key: str) -> None:
         tree = get_current_run_tree()
         assert tree is not None
-        tree.add_metadata({"k": key})
-        tree.add_tags([key])
+        leave(tree, key)
 
     tracer = LangChainTracer(client=client)
     with pytest.raises(SecretLeakError, match="LangSmith's run"):
-        run(keyed, leave, config={"configurable": {"thread_id": "1"}, "callbacks": [tracer]})
+        run(keyed, add, config={"configurable": {"thread_id": "1"}, "callbacks": [tracer]})
     tracer.wait_for_futures()
     assert sent
     assert not count(sent)
