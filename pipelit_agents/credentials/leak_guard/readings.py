@@ -107,8 +107,9 @@ class _Line:
 class Readings:
     """The ways in which a consumer may put the texts of one path together.
 
-    Each text continues the one before. Or it repeats it, as "the text so far" does; or only what is
-    between the same beginning and end continues it, as in lines of server-sent events.
+    A consumer may append each text to the one before. It may take each text as the whole text so
+    far, which then grows. Or it may append only the part of each text between a frame: a beginning
+    and an end that all texts have in common, as lines of server-sent events do.
     """
 
     def __init__(self) -> None:

@@ -1,7 +1,9 @@
 """List what a value stores: items, attributes, slots, fields in C, closures, local variables.
 
-All of it is read from the interpreter's own structures, so no foreign code runs. What else a value
-can be written as, only its own code knows: see ``own_forms``. Nothing here raises.
+These are read from the interpreter's own structures, so no foreign code runs, except for arrays of
+``array``, NumPy and pandas, whose own code returns their items. Only a value's own code knows in
+which other forms it can be written: see ``own_forms``, which also runs ``items_look`` for
+collections of other types. Nothing here raises.
 """
 
 from __future__ import annotations
