@@ -1,4 +1,4 @@
-"""The failed codes about accounts: their lanes, and the end of locks."""
+"""List the lanes in which the failed codes about accounts are counted, and unlock them."""
 
 from __future__ import annotations
 

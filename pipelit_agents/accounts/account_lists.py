@@ -1,4 +1,4 @@
-"""What the accounts are: one, all, a page of them, and the keys that expire."""
+"""Read accounts: one, all, or a page of them; and list the API keys that expire soon."""
 
 from __future__ import annotations
 
@@ -12,18 +12,10 @@ from pipelit_agents._bounds import require_duration
 from pipelit_agents._twins import off_the_loop
 from pipelit_agents._words import quoted
 from pipelit_agents.accounts.lookup import find_account, read_account
-from pipelit_agents.accounts.models import (
-    ApiKeyInfo,
-    User,
-    key_info,
-    user_of,
-)
+from pipelit_agents.accounts.models import ApiKeyInfo, User, key_info, user_of
 from pipelit_agents.accounts.service import AccountService
 from pipelit_agents.database.conditions import KINDS_OF_ACCOUNTS
-from pipelit_agents.database.models import (
-    ApiKeyRow,
-    UserRow,
-)
+from pipelit_agents.database.models import ApiKeyRow, UserRow
 from pipelit_agents.paging import (
     DEFAULT_LIMIT,
     Page,

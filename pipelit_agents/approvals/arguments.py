@@ -29,5 +29,10 @@ def require_approvers(approvers: object, *, argument: str = "approvers") -> tupl
 
 
 def require_lifetime(expires_in: object) -> float:
-    """Return the number of seconds for which a question is open, at most 366 days."""
+    """Return the number of seconds for which a question is open.
+
+    Raises:
+        TypeError: It is neither a number of seconds nor a ``timedelta``.
+        ValueError: It isn't more than 0, isn't finite, or is longer than 366 days.
+    """
     return require_span(expires_in, "expires_in", most=timedelta(days=366))

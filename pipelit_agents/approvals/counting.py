@@ -20,7 +20,7 @@ __all__ = ["Demand", "count", "state_of", "valid_answers"]
 
 
 class Demand(NamedTuple):
-    """What the code that acts demands of an approval.
+    """What an approval needs to be valid, as the code that acts demands.
 
     Attributes:
         steps: The steps whose people count.

@@ -1,4 +1,4 @@
-"""One moment of the approvals: a transaction, and the time of every decision in it."""
+"""A transaction about approvals, with the one time at which everything in it is decided."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ __all__ = ["Moment"]
 
 
 class Moment(NamedTuple):
-    """A transaction and its time. Take the time after the locks, because it may wait for them.
+    """A transaction and the time of its decisions.
+
+    Make it after the locks are taken. A transaction may wait for them, and an earlier time would
+    be outdated.
 
     Attributes:
         core: The database, the keys and the clocks.

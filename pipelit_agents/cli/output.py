@@ -132,7 +132,7 @@ def print_wrapped(
 
 
 def has_colours() -> bool:
-    """Whether whoever runs the command wants colours in a terminal that has them."""
+    """Return whether the terminal has colours, and its user wants them."""
     return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
@@ -182,7 +182,7 @@ def plain(value: object) -> object:
 
 
 def is_blank(value: object) -> bool:
-    """Whether a value says nothing by itself. ``False`` and 0 do."""
+    """Return whether a value is None or empty. ``False`` and 0 are neither."""
     return value is None or (isinstance(value, str | list | tuple | Mapping) and not value)
 
 

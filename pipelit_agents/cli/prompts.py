@@ -81,7 +81,7 @@ def confirm(question: str, *, yes: bool) -> None:
 
 
 def at_a_terminal() -> bool:
-    """Whether standard input is a terminal."""
+    """Return whether standard input is a terminal."""
     # It is None if the shell closed it: pipelit-agents … <&-
     return sys.stdin is not None and sys.stdin.isatty()
 

@@ -1,4 +1,4 @@
-"""What the stored credentials are: one, all, a page of them, and how many."""
+"""Describe the stored credentials: one, all, or a page of them; and count them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The base class of the parts of ``Credentials``."""
+"""What the parts of ``Credentials`` have in common: the database, and the encryption keys."""
 
 from __future__ import annotations
 

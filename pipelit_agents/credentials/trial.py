@@ -129,7 +129,7 @@ class Trial:
 
     @property
     def _counted_as(self) -> str:
-        """The name by which tests that hang are counted: nobody's stop those of another person."""
+        """The name under which tests that hang are counted; one person's don't stop another's."""
         return f"{self._person or ''}:{self._reference}"
 
     @discreet

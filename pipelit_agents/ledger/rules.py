@@ -199,11 +199,11 @@ class Rules:
         return lane.whole_at <= now + _LONGEST_FORGIVEN
 
     def wait(self, guesses: int, lane: Lane, now: float, lanes: LaneClass) -> float:
-        """Return the seconds until a lane has a number of wrong guesses left; 0 or less for now.
+        """Return the seconds until a lane may make this many more wrong guesses in its year.
 
-        They are left in its year, beside its locks. If they aren't, a code is evaluated only after
-        each lock, and only under the current secret. During an overlap, a guess could match the
-        code of either of two secrets.
+        The result is 0 or less if it may make them now. Otherwise a code is evaluated only after
+        each lock, and only under the current secret: during an overlap of two secrets, a guess
+        could match the code of either.
         """
         return max(lane.whole_at, now) + guesses * self._costs[lanes] - now - _LONGEST_FORGIVEN
 

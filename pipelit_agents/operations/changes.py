@@ -1,4 +1,4 @@
-"""What a file of accounts has changed, for whoever applied it."""
+"""One change that was made to apply a file of accounts, as ``Pipelit.apply`` returns it."""
 
 from __future__ import annotations
 

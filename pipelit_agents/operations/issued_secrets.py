@@ -1,4 +1,4 @@
-"""The API keys and provisioning URIs that a file of accounts declares, each in its own file."""
+"""Issue the API keys and provisioning URIs that a file of accounts declares, each into a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Search a text for the forms of open secrets."""
+"""Search a text for the forms of open secrets, and mask them."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Put the pieces of a stream together, in each way in which its readers may.
+"""Put the pieces of a stream together in each of the ways in which a reader may do it.
 
-A piece that may end with the beginning of a secret is held back, in whichever of these ways.
+A piece is held back if, in one of these ways, it may end with the beginning of a secret.
 """
 
 from __future__ import annotations

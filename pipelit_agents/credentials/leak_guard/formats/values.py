@@ -1,4 +1,4 @@
-"""What each reader yields: values, with their names and how likely they are secrets."""
+"""The values that readers yield, with their names and how likely each is a secret."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ Found = Part | Inside
 
 
 def value_at(at: At, value: str, *spellings: str) -> Iterator[Found]:
-    """Yield a value, and have it looked into.
+    """Yield a value, and the same text once more for ``parts`` to look into.
 
     Args:
         at: Where it is.
