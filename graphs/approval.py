@@ -20,7 +20,7 @@ from typing_extensions import TypedDict
 
 from pipelit_agents import ApprovalDecision, Pipelit
 from pipelit_agents._words import quoted
-from pipelit_agents.accounts.possible_approvers import no_possible_approver, no_second_factor
+from pipelit_agents.accounts.possible_approvers import no_possible_approver, without_second_factor
 from pipelit_agents.approvals import approval_digest
 from pipelit_agents.approvals.arguments import WEEK, require_approvers, require_lifetime
 from pipelit_agents.approvals.questions import running_thread
@@ -290,7 +290,7 @@ def _require_possible_approver(pipelit: Pipelit, approvers: Sequence[str]) -> No
         try:
             if pipelit.mfa.status(name).on:
                 return
-            problems.append(no_second_factor(name))
+            problems.append(without_second_factor(name))
         except AccountError as error:
             problems.append(str(error))
     raise no_possible_approver(problems)

@@ -36,8 +36,14 @@ from internals import database_of
 
 from pipelit_agents import Agent, Keyring, Pipelit
 
-pytest_plugins = ["approving", "desk_client", "keeper", "postgres", "redis_server"]
-pytest_plugins += ["webhook_receiver"]
+pytest_plugins = [
+    "approving",
+    "desk_client",
+    "keeper",
+    "postgres",
+    "redis_server",
+    "webhook_receiver",
+]
 BACKENDS = ("sqlite", "postgres", "redis")
 # What the quick run tries of each property, of each test with many cases and a folder, and of each
 # other test.

@@ -11,7 +11,7 @@ from pipelit_agents._core import Core
 from pipelit_agents.accounts.lookup import find_active_person
 from pipelit_agents.errors import SecondFactorError, UserInactive
 
-__all__ = ["no_possible_approver", "no_second_factor", "require_possible"]
+__all__ = ["no_possible_approver", "require_possible", "without_second_factor"]
 
 
 def require_possible(core: Core, steps: Iterable[tuple[Sequence[str], int]]) -> None:
@@ -36,7 +36,7 @@ def require_possible(core: Core, steps: Iterable[tuple[Sequence[str], int]]) -> 
                     if find_active_person(connection, name).totp_secret is not None:
                         able += 1
                     else:
-                        problems[name] = no_second_factor(name)
+                        problems[name] = without_second_factor(name)
                 except UserInactive as error:
                     problems[name] = str(error)
             possible, most = possible or able >= at_least, max(most, able)
@@ -44,7 +44,7 @@ def require_possible(core: Core, steps: Iterable[tuple[Sequence[str], int]]) -> 
         raise no_possible_approver(problems.values(), "too few" if most else "none")
 
 
-def no_second_factor(name: str) -> str:
+def without_second_factor(name: str) -> str:
     """Return the reason why a person without a second factor can't approve."""
     return f"{name!r} has no second factor: pipelit-agents mfa enroll {name}"
 

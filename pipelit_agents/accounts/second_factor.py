@@ -13,7 +13,7 @@ from sqlalchemy import Connection, func, select
 from pipelit_agents._core import Core
 from pipelit_agents._discretion import discreet
 from pipelit_agents._twins import off_the_loop
-from pipelit_agents.accounts import enrolment, possible_approvers
+from pipelit_agents.accounts import enrolment
 from pipelit_agents.accounts.lookup import (
     AccountRow,
     find_active_person,
@@ -21,6 +21,7 @@ from pipelit_agents.accounts.lookup import (
     read_account,
     why_no_code,
 )
+from pipelit_agents.accounts.possible_approvers import without_second_factor
 from pipelit_agents.accounts.recovery_codes import RecoveryCodes
 from pipelit_agents.accounts.typed_codes import read_code
 from pipelit_agents.approvals.answers import record_unasked
@@ -430,7 +431,7 @@ def _require_on(person: AccountRow) -> Sealed:
 
 def no_second_factor(username: str) -> SecondFactorError:
     """Return the error for a person who needs a second factor and has none."""
-    return SecondFactorError(possible_approvers.no_second_factor(username), username=username)
+    return SecondFactorError(without_second_factor(username), username=username)
 
 
 def _require_digest(digest: object) -> None:
