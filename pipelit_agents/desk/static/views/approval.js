@@ -10,7 +10,7 @@ import { facts, note, page, section, table, tag } from "../layout.js";
 import { notice } from "../notice.js";
 import { refresh } from "../router.js";
 import { me } from "../session.js";
-import { stateTag } from "./approvals.js";
+import { askerOf, stateTag } from "./approvals.js";
 
 /**
  * @param {import("../router.js").Context} context
@@ -55,7 +55,7 @@ function askedOf(question, text) {
 function whoOf(question) {
   return facts([
     ["Agent", question.agent ? chosen(question.agent) : null],
-    ["Asked by", chosen(question.asked_by)],
+    ["Asked by", askerOf(question)],
     ["Asked", time(question.created_at, { relative: true })],
     ["Answer until", time(question.expires_at, { relative: true })],
     ["Approvers", [chosen(listed(question.approvers)), question.at_least > 1 && ` (${question.at_least} of them)`]],

@@ -56,7 +56,7 @@ function item(question) {
     h("div", {},
       h("h2", {}, h("a", { href: link(["approvals", question.id]) }, title)),
       question.brief && h("p", { class: "mono brief" }, question.brief),
-      h("p", {}, "Asked by ", chosen(question.agent || question.asked_by), ", ", time(question.created_at, { relative: true })),
+      h("p", {}, "Asked by ", question.agent ? chosen(question.agent) : askerOf(question), ", ", time(question.created_at, { relative: true })),
       h("p", { class: "quiet" }, "Answer until ", time(question.expires_at, { relative: true }),
         question.at_least > 1 && ` · needs ${counted(question.at_least, "approval")}`)),
     h("a", { class: "button primary", href: link(["approvals", question.id]) }, "Look and decide"),
@@ -105,7 +105,7 @@ export async function registerView({ query, signal }) {
       columns: [
         { label: "Question", cell: (each) => h("a", { href: link(["approvals", each.id]) }, chosen(each.brief || each.tool)) },
         { label: "State", cell: (each) => [stateTag(each.state), " ", each.unfinished && tag("warn", "not known to be finished")] },
-        { label: "Asked by", cell: (each) => chosen(each.agent || each.asked_by) },
+        { label: "Asked by", cell: (each) => (each.agent ? chosen(each.agent) : askerOf(each)) },
         { label: "Approvers", cell: (each) => chosen((each.approvers ?? []).join(", ")) },
         { label: "Asked", cell: (each) => time(each.created_at) },
       ],
@@ -117,4 +117,14 @@ export async function registerView({ query, signal }) {
 /** @param {string} state */
 export function stateTag(state) {
   return tag(/** @type {any} */ (STATES)[state] ?? "plain", state);
+}
+
+/**
+ * Return who asked. No account is named `operator`, which is also a role of people: it was the
+ * application's own code.
+ *
+ * @param {{ asked_by: string }} question
+ */
+export function askerOf(question) {
+  return question.asked_by === "operator" ? "the application" : chosen(question.asked_by);
 }
