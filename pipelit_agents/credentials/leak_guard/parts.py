@@ -7,22 +7,15 @@ which reader of ``formats`` fits a text, and looks into the values that the read
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import Final
 
 from pipelit_agents.credentials.leak_guard.formats.connection_strings import EMBEDDED_URL, of_url
+from pipelit_agents.credentials.leak_guard.formats.json_documents import json_document, of_json
 from pipelit_agents.credentials.leak_guard.formats.lines import of_line
 from pipelit_agents.credentials.leak_guard.formats.pem import of_pem
 from pipelit_agents.credentials.leak_guard.formats.settings_files import of_lines
-from pipelit_agents.credentials.leak_guard.formats.values import (
-    STRUCTURED,
-    At,
-    Found,
-    Inside,
-    value_at,
-)
+from pipelit_agents.credentials.leak_guard.formats.values import STRUCTURED, At, Found, Inside
 from pipelit_agents.credentials.leak_guard.recognition import (
     MIN_LENGTH,
     SCHEME,
@@ -30,7 +23,6 @@ from pipelit_agents.credentials.leak_guard.recognition import (
     Part,
     as_text,
     decoded,
-    is_token,
 )
 
 __all__ = ["inner_parts", "parts"]
@@ -87,8 +79,8 @@ def _found(at: At, text: str) -> Iterator[Found]:
     whole = text.replace("\\n", "\n") if "-----BEGIN " in text else text
     if whole.startswith("-----BEGIN ") or "\n-----BEGIN " in whole:
         yield from of_pem(whole, at.path or "private key")
-    if (document := _json(text)) is not None:
-        yield from _of_json(at, document)
+    if (document := json_document(text)) is not None:
+        yield from of_json(at, document)
     elif "\n" in whole:
         yield from of_lines(at, whole)
     elif SCHEME.match(text) or text.startswith("jdbc:"):
@@ -97,50 +89,3 @@ def _found(at: At, text: str) -> Iterator[Found]:
         for url in EMBEDDED_URL.findall(text) if "://" in text else ():
             yield from of_url(at._replace(level=Level.PUBLIC), url)
         yield from of_line(at, text)
-
-
-class _Pairs(list[tuple[str, object]]):
-    """The fields of a JSON object, which may contain a name twice."""
-
-
-def _json(text: str) -> object:
-    if text[0] in '{["':
-        with suppress(ValueError, RecursionError):
-            return json.loads(text, object_pairs_hook=_Pairs)
-    return None
-
-
-def _of_json(at: At, document: object) -> Iterator[Found]:
-    """Yield the values of a JSON document."""
-    # Without recursion: a document may be nested deeper than Python's recursion limit.
-    waiting: list[tuple[At, object]] = [(at, document)]
-    while waiting:
-        at, value = waiting.pop()
-        if isinstance(value, _Pairs):
-            waiting += reversed(list(_fields(at, value)))
-        elif isinstance(value, list):
-            waiting += [(at, each) for each in reversed(value)]
-        elif isinstance(value, str):
-            yield from value_at(at, value)
-        elif type(value) is int and at.level >= Level.LIKELY:
-            yield at.part(str(value))
-
-
-def _fields(at: At, pairs: _Pairs) -> Iterator[tuple[At, object]]:
-    names = dict(pairs)
-    called = names.get("name", names.get("key"))
-    for name, value in pairs:
-        if name == "value" and isinstance(called, str) and "kty" not in names:
-            # As in a container's environment: {"name": "API_KEY", "value": …}.
-            yield at.under(called), value
-            continue
-        level = None
-        if "kty" in names and isinstance(value, str):
-            # These fields of a JSON Web Key are private, and all others public (RFC 7518, 6).
-            private = name in ("d", "p", "q", "dp", "dq", "qi", "k")
-            level = Level.CERTAIN if private else Level.PUBLIC
-        elif name in ("data", "stringData") and names.get("kind") == "Secret":
-            level = Level.SECRET
-        if is_token(name):
-            yield at.under(name, Level.CERTAIN), name
-        yield at.under(name, level), value
