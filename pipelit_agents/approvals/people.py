@@ -1,4 +1,4 @@
-"""The functions of people's accounts that approvals call; `accounts/` has them."""
+"""The functions for people's accounts that approvals call. `accounts/` implements them."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class ApprovalDecision:
         expires_at: The end of the time in which the question can be answered and its approval
             used, UTC.
         approvers: The people who could answer.
-        asked_by: The name of the requester.
+        asked_by: The name of the requester; ``operator`` if the application itself asked.
         thread: The LangGraph thread of the request, or an empty string.
         reason: The person's reason for a denial.
     """
@@ -83,7 +83,7 @@ class ApprovalRequest:
         digest: The digest of the displayed value; see ``approval_digest``.
         shown: The value to be approved; None if only its digest is known.
         approvers: The people who may answer: those of the present step.
-        asked_by: The name of the requester.
+        asked_by: The name of the requester; ``operator`` if the application itself asked.
         thread: The LangGraph thread of the request, or an empty string.
         created_at: The time of the request, UTC.
         expires_at: The end of the time in which the question can be answered and its approval

@@ -321,7 +321,8 @@ class _Hint(NamedTuple):
 
     @classmethod
     def read(cls, text: str) -> _Hint:
-        # Earlier versions stored only the mask, which is not JSON, and later ones no updated_by.
+        # The first versions stored only the mask, which is not JSON. Later ones added the names of
+        # the parts, but not yet updated_by.
         try:
             masked, searched, unsearched, *by = json.loads(text)
         except ValueError:

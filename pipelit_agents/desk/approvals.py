@@ -85,7 +85,10 @@ class QuestionBrief(Answer):
         examples=['pay: {"amount": 90, "to": "bob"}'],
     )
     tool: str = Field(description="The tool's name, if this is a tool call; else empty.")
-    asked_by: str = Field(description="The name of the requester.", examples=["agent_writer"])
+    asked_by: str = Field(
+        description="The name of the requester; `operator` if the application itself asked.",
+        examples=["agent_writer"],
+    )
     agent: str = Field(description="The agent of a tool call, or empty.")
     thread: str = Field(description="The LangGraph thread of the request, or empty.")
     approvers: list[str] = Field(description="The people who may answer now.")
