@@ -107,7 +107,7 @@ class Trial:
         self._public: Mapping[str, Any] = {}
 
     def run(self) -> CredentialTest:
-        """Open the credential, and ask whatever can tell whether it is good."""
+        """Open the credential, and ask its service or its database whether it is good."""
         try:
             self._open()
             return _APART.run(self._asked, within=self._timeout + GRACE, of=self._counted_as)

@@ -240,7 +240,7 @@ def _standing(rows: Sequence[_Account]) -> Standing:
 
 
 def _present_person(database: Database) -> Claim | None:
-    """Return who acts and is there: a block that ended and a cron's run are of nobody."""
+    """Return the claim of the person who is present; None for an ended block and a cron's run."""
     claim = claimed_person(database)
     if claim is None or claim.ended or (is_cron_run() and not claim.vouched):
         return None
