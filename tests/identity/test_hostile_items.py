@@ -282,9 +282,9 @@ def test_one_by_one_ends_where_nothing_can_be_served() -> None:
 
 @pytest.mark.slow
 def test_more_names_than_a_statement_takes(pipelit: Pipelit, writer: Agent, editor: Agent) -> None:
-    """Thousands of names at once are looked up in parts; the honest ones among them verify."""
+    """Thousands of names at once are looked up in batches; the honest ones among them verify."""
     if database_of(pipelit).engine.dialect.name == "sqlite":
-        # Less than a batch has; a build may take as few.
+        # A few more than the 400 names of the largest batch. Some builds accept only 999.
         pipelit.close()
 
         def limited(connection: sqlite3.Connection, _: object) -> None:

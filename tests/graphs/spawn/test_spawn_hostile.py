@@ -84,10 +84,6 @@ class OwnBase(BaseException):
     """What no `except Exception` catches."""
 
 
-class OwnInterrupt(KeyboardInterrupt):
-    """A subclass of what ends a process."""
-
-
 class Unprintable(Exception):
     """An exception that raises when it is looked at."""
 
