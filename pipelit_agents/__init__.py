@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from pipelit_agents.approvals import (
         ApprovalDecision,
         ApprovalRequest,
-        Approvals,
         ApprovalStep,
         Approvers,
     )
@@ -49,6 +48,7 @@ if TYPE_CHECKING:
         NoticeResult,
     )
     from pipelit_agents.operations.approval_register import ApprovalRegister
+    from pipelit_agents.operations.approval_services import Approvals
     from pipelit_agents.operations.key_rotation import Keys, KeyStatus, Rotation
     from pipelit_agents.operations.register_rules import RegisterReport
     from pipelit_agents.operations.webhooks import Webhook
@@ -123,13 +123,7 @@ _HOMES = {
     "accounts.provisioning": ["ProvisionedAgent"],
     "accounts.second_factor": ["Mfa", "MfaStatus"],
     "accounts.users": ["Users"],
-    "approvals": [
-        "ApprovalDecision",
-        "ApprovalRequest",
-        "ApprovalStep",
-        "Approvals",
-        "Approvers",
-    ],
+    "approvals": ["ApprovalDecision", "ApprovalRequest", "ApprovalStep", "Approvers"],
     "audit.records": ["AuditEntry"],
     "audit.seals": ["AuditHead"],
     "audit.trail": ["AuditTrail"],
@@ -147,6 +141,7 @@ _HOMES = {
     "operations.key_rotation": ["KeyStatus", "Keys", "Rotation"],
     "operations.webhooks": ["Webhook"],
     "operations.approval_register": ["ApprovalRegister"],
+    "operations.approval_services": ["Approvals"],
     "operations.register_rules": ["RegisterReport"],
     "pipelit": ["Pipelit"],
     "policy": ["VerificationPolicy"],

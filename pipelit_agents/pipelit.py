@@ -38,7 +38,7 @@ from pipelit_agents.ledger.opening import (
     require_factory,
 )
 from pipelit_agents.ledger.questions import QuestionLimit
-from pipelit_agents.operations.approval_services import ServedApprovals
+from pipelit_agents.operations.approval_services import Approvals
 from pipelit_agents.operations.key_check import check_key
 from pipelit_agents.operations.key_rotation import Keys
 from pipelit_agents.policy import VerificationPolicy
@@ -229,9 +229,7 @@ class Pipelit:
         )
         self.credentials: Credentials = Credentials(core)
         self.audit: AuditTrail = AuditTrail(core.database, core.keyring, core.clock)
-        self.approvals: ServedApprovals = ServedApprovals(
-            core, people, self.credentials, self.audit
-        )
+        self.approvals: Approvals = Approvals(core, people, self.credentials, self.audit)
         self.keys: Keys = Keys(core, self.audit, self.mfa)
 
     @property

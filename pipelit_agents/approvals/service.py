@@ -1,4 +1,4 @@
-"""Approvals by people, bound to the value that was displayed; ``pipelit.approvals``."""
+"""Ask people, take their answers and use approvals up: the base class of ``Approvals``."""
 
 from __future__ import annotations
 
@@ -25,19 +25,13 @@ from pipelit_agents.errors import ApprovalNotFound, NotPermitted
 from pipelit_agents.identity.acting import acting_person
 from pipelit_agents.protocol.usernames import OPERATOR, require_username
 
-__all__ = ["Approvals"]
+__all__ = ["ApprovalService"]
 
 _MAX_REASON: Final = 1000
 
 
-class Approvals:
-    """Questions to people and their answers; ``pipelit.approvals``.
-
-    Each row has a tag (HMAC-SHA256) with a key derived from ``FIELD_ENCRYPTION_KEY``, so access to
-    the database without the key isn't enough to make an approval. One conditional write uses up an
-    approval, so it is used once, whatever the clock does. An approval is void when it has expired,
-    when a named approver later denies the same value, and when the person who gave it is
-    deactivated or ends the second factor.
+class ApprovalService:
+    """The base class of ``Approvals``: what decides.
 
     Args:
         core: The database, the keys that tag rows and encrypt displayed values, and the clock that
@@ -46,15 +40,6 @@ class Approvals:
 
     Attributes:
         calls: The approvals of tool calls; for code that runs tools.
-
-    Example:
-        ```python
-        payment = {"pay": 90, "to": "bob"}
-        question = pipelit.approvals.request(payment, approvers=["alice"], expires_in=900)
-        pipelit.approvals.decide(question.id, "alice", code)      # alice's code, from her app
-        pipelit.approvals.require(approval_digest(payment), approvers=["alice"])
-        ...                                                       # pay
-        ```
     """
 
     def __init__(self, core: Core, people: People) -> None:

@@ -25,7 +25,7 @@ from pipelit_agents.approvals import rows, tags
 from pipelit_agents.approvals.counting import state_of
 from pipelit_agents.approvals.moment import Moment
 from pipelit_agents.approvals.questions import ours
-from pipelit_agents.approvals.service import Approvals
+from pipelit_agents.approvals.service import ApprovalService
 from pipelit_agents.approvals.values import ApprovalRequest
 from pipelit_agents.credentials.store import Credentials
 from pipelit_agents.display import html_of
@@ -214,7 +214,7 @@ class ApprovalNotices:
         ```
     """
 
-    def __init__(self, core: Core, approvals: Approvals, credentials: Credentials) -> None:
+    def __init__(self, core: Core, approvals: ApprovalService, credentials: Credentials) -> None:
         self._core = core
         self._approvals = approvals
         self._credentials = credentials

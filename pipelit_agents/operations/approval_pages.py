@@ -28,7 +28,7 @@ _SOONEST: Final = (ApprovalPersonRow.expires_at, ApprovalPersonRow.approval_id)
 
 
 def page_of_person(core: Core, person: str, after: str | None, limit: int) -> Page[ApprovalRequest]:
-    """Return a page of the open questions of a person; see ``ServedApprovals.page``."""
+    """Return a page of the open questions of a person; see ``Approvals.page``."""
     with core.database.reading() as connection:
         moment = Moment.of(core, connection)
         now = moment.now
@@ -48,7 +48,7 @@ def page_of_person(core: Core, person: str, after: str | None, limit: int) -> Pa
 
 
 def count_of_person(core: Core, person: str, most: int) -> int:
-    """Count the open questions of a person; see ``ServedApprovals.count_pending``."""
+    """Count the open questions of a person; see ``Approvals.count_pending``."""
     found = 0
     with core.database.reading() as connection:
         moment = Moment.of(core, connection)

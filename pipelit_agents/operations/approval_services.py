@@ -1,4 +1,4 @@
-"""``pipelit.approvals`` with the services that need what is above the floor of ``approvals``."""
+"""``Approvals``: the decisions of `approvals/`, with lists, notices and the register."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pipelit_agents._bounds import require_count
 from pipelit_agents._core import Core
 from pipelit_agents._twins import off_the_loop
 from pipelit_agents.approvals.people import People
-from pipelit_agents.approvals.service import Approvals
+from pipelit_agents.approvals.service import ApprovalService
 from pipelit_agents.approvals.values import ApprovalRequest
 from pipelit_agents.audit.trail import AuditTrail
 from pipelit_agents.credentials.store import Credentials
@@ -21,21 +21,38 @@ from pipelit_agents.operations.open_questions import pending
 from pipelit_agents.paging import DEFAULT_LIMIT, MAX_LIMIT, Page, require_limit
 from pipelit_agents.protocol.usernames import require_username
 
-__all__ = ["ServedApprovals"]
+__all__ = ["Approvals"]
 
 
-class ServedApprovals(Approvals):
+class Approvals(ApprovalService):
     """Questions to people and their answers; ``pipelit.approvals``.
 
+    Each row has a tag (HMAC-SHA256) with a key derived from ``FIELD_ENCRYPTION_KEY``, so access to
+    the database without the key isn't enough to make an approval. One conditional write uses up an
+    approval, so it is used once, whatever the clock does. An approval is void when it has expired,
+    when a named approver later denies the same value, and when the person who gave it is
+    deactivated or ends the second factor.
+
     Args:
-        core: As of `Approvals`.
-        people: As of `Approvals`.
+        core: The database, the keys that tag rows and encrypt displayed values, and the clock that
+            all processes share.
+        people: Looks up people and verifies their codes.
         credentials: Has the signing secrets of webhooks.
         audit: Has the entries with which the register is compared.
 
     Attributes:
+        calls: The approvals of tool calls; for code that runs tools.
         notices: Notifies people that a question waits for them.
         register: Exports who approved what, and verifies it.
+
+    Example:
+        ```python
+        payment = {"pay": 90, "to": "bob"}
+        question = pipelit.approvals.request(payment, approvers=["alice"], expires_in=900)
+        pipelit.approvals.decide(question.id, "alice", code)      # alice's code, from her app
+        pipelit.approvals.require(approval_digest(payment), approvers=["alice"])
+        ...                                                       # pay
+        ```
     """
 
     def __init__(

@@ -22,7 +22,7 @@ __all__ = ["may_be_open", "pending", "waits_for"]
 
 
 def pending(core: Core, person: str | None) -> list[ApprovalRequest]:
-    """Return the open questions; see ``ServedApprovals.pending``."""
+    """Return the open questions; see ``Approvals.pending``."""
     found = []
     with core.database.reading() as connection:
         moment = Moment.of(core, connection)
