@@ -150,7 +150,7 @@ class CallApprovals:
         if call.agent:
             require_username(call.agent, argument="agent")
         with core.database.reading() as connection:
-            row = self._find(connection, call)
+            row = self._find(connection, key)
             if row is not None:
                 return questions.stored_request(Moment.of(core, connection), row)
             person, asked_by = self._requester(connection, requester, call.agent)
@@ -166,7 +166,7 @@ class CallApprovals:
         with core.database.writing(durable=True) as connection:
             core.database.lock(connection, f"approvals of:{asked_by}", f"call:{key}")
             moment = Moment.of(core, connection)
-            row = self._find(connection, call)
+            row = self._find(connection, key)
             if row is not None:
                 return questions.stored_request(moment, row)
             self._refuse_flood(moment, person, asked_by, thread)
@@ -186,8 +186,9 @@ class CallApprovals:
 
     def find(self, call: Call) -> ApprovalRequest | None:
         """Return the question of a call with its answers, or None if there is none."""
+        key = call.key
         with self._core.database.reading() as connection:
-            row = self._find(connection, call)
+            row = self._find(connection, key)
             if row is None:
                 return None
             return questions.stored_request(Moment.of(self._core, connection), row)
@@ -208,16 +209,18 @@ class CallApprovals:
         """
         if not isinstance(rule, Approvers):
             raise TypeError(f"rule must be Approvers(…), not {type(rule).__name__}")
+        key = call.key
         with self._core.database.reading() as connection:
-            found = self._require(connection, call)
+            found = self._require(connection, key)
         return usage.start(self._core, found.id, rule)
 
     astart: Final = off_the_loop(start)
 
     def started(self, call: Call) -> bool:
         """Return whether a call was ever started, whatever people answered afterwards."""
+        key = call.key
         with self._core.database.reading() as connection:
-            row = self._find(connection, call)
+            row = self._find(connection, key)
         return row is not None and row.starts > 0
 
     astarted: Final = off_the_loop(started)
@@ -228,9 +231,9 @@ class CallApprovals:
         Raises:
             NotPermitted: It wasn't started, was finished, or was suspended before.
         """
-        core = self._core
+        core, key = self._core, call.key
         with core.database.writing(durable=True) as connection:
-            row = self._locked(connection, call)
+            row = self._locked(connection, key)
             if row is None or row.state != "used" or not _runs(connection, row):
                 raise NotPermitted("this call isn't running: it can't be suspended")
             rows.set_state(Moment.of(core, connection), row, "suspended")
@@ -250,9 +253,9 @@ class CallApprovals:
         """
         if result is not None and not isinstance(result, bytes):
             raise TypeError(f"result must be bytes or None, not {type(result).__name__}")
-        core = self._core
+        core, key = self._core, call.key
         with core.database.writing(durable=True) as connection:
-            row = self._locked(connection, call)
+            row = self._locked(connection, key)
             if row is None or row.state != "used":
                 raise NotPermitted("this call isn't running: it can't be finished")
             if result is None or len(result) > _MAX_RESULT:
@@ -266,8 +269,9 @@ class CallApprovals:
 
     def result(self, call: Call) -> bytes | None:
         """Return the stored result of a call; None if there is none."""
+        key = call.key
         with self._core.database.reading() as connection:
-            row = self._find(connection, call)
+            row = self._find(connection, key)
             if row is None or row.state != "used":
                 return None
             last = (ApprovalUseRow.approval_id == row.id, ApprovalUseRow.start == row.starts)
@@ -309,8 +313,9 @@ class CallApprovals:
         Raises:
             NotPermitted: The call has no question.
         """
+        key = call.key
         with self._core.database.reading() as connection:
-            found = self._require(connection, call)
+            found = self._require(connection, key)
             query = select(ApprovalRow.asks, ApprovalRow.waits).where(ApprovalRow.id == found.id)
             stored = all_rows(connection, query)
         # No tag covers them, so they may be anything.
@@ -320,30 +325,31 @@ class CallApprovals:
     ainterrupts: Final = off_the_loop(interrupts)
 
     def _note(self, call: Call, where: ColumnElement[bool], **values: int) -> None:
+        key = call.key
         with self._core.database.writing() as connection:
-            found = self._require(connection, call)
+            found = self._require(connection, key)
             change = update(ApprovalRow).where(ApprovalRow.id == found.id, where)
             connection.execute(change.values(values))
 
-    def _find(self, connection: Connection, call: Call) -> tags.QuestionRow | None:
+    # These take the key, because computing it takes long, and may run code of the arguments.
+    def _find(self, connection: Connection, key: str) -> tags.QuestionRow | None:
         # Anybody can plant a row of this call; only one that our keys have tagged is its question.
-        its = ApprovalRow.call == call.key
-        for row in rows.read_questions(connection, its, ApprovalRow.call != ""):
+        for row in rows.read_questions(connection, ApprovalRow.call == key, ApprovalRow.call != ""):
             if tags.question_is_ours(self._core.keyring(), row):
                 return row
         return None
 
-    def _require(self, connection: Connection, call: Call) -> tags.QuestionRow:
-        row = self._find(connection, call)
+    def _require(self, connection: Connection, key: str) -> tags.QuestionRow:
+        row = self._find(connection, key)
         if row is None:
             raise NotPermitted("this may not be done: nobody was asked about exactly this call")
         return row
 
-    def _locked(self, connection: Connection, call: Call) -> tags.QuestionRow | None:
-        row = self._find(connection, call)
+    def _locked(self, connection: Connection, key: str) -> tags.QuestionRow | None:
+        row = self._find(connection, key)
         if row is not None:
             self._core.database.lock(connection, f"approval:{row.digest}")
-            row = self._find(connection, call)
+            row = self._find(connection, key)
         return row
 
     def _requester(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from types import SimpleNamespace
@@ -59,6 +59,44 @@ def test_a_use_with_an_impossible_time_hides_nothing(
     approving.change("UPDATE pipelit_approval_uses SET used_at = :planted", planted=planted)
     found = approving.pipelit.approvals.get(identifier)
     assert (found.state, found.used_at) == ("used", None)
+
+
+class Writing(Mapping[str, Any]):
+    """Arguments whose own code writes to the database."""
+
+    def __init__(self, pipelit: Pipelit) -> None:
+        self.pipelit = pipelit
+        self.reads = 0
+
+    def __getitem__(self, name: str) -> Any:
+        return PAY.arguments[name]
+
+    def __len__(self) -> int:
+        return len(PAY.arguments)
+
+    def __iter__(self) -> Iterator[str]:
+        self.reads += 1
+        self.pipelit.users.create(f"reader_{self.reads}")
+        return iter(PAY.arguments)
+
+
+def test_arguments_are_read_outside_of_transactions(
+    approving: Approving, calls: CallApprovals
+) -> None:
+    """Long ones keep no other writer waiting, and their code isn't refused the database."""
+    arguments = Writing(approving.pipelit)
+    call = PAY._replace(arguments=arguments)
+    approved(approving, call)
+    calls.waiting(call, 1)
+    calls.waited(call, 1)
+    calls.start(call, RULE)
+    calls.suspend(call)
+    calls.start(call, RULE)
+    assert (calls.started(call), calls.interrupts(call)) == (True, Interrupts(1, 1))
+    calls.finish(call, b"paid")
+    assert calls.result(call) == b"paid"
+    # Twice to ask: for the call's key, and for what is displayed.
+    assert arguments.reads == 11
 
 
 def test_a_call_is_asked_approved_and_run_once(approving: Approving, calls: CallApprovals) -> None:
