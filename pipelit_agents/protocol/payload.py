@@ -218,14 +218,8 @@ def _plain_list(value: Any, path: str, depth: int, hooks: _Hooks) -> Json:
 
 def _why_unwritable(value: Json, path: str) -> str:
     """Return why a value can't be encoded, with the path; an empty string if it can be."""
-    if _is_writable(value):
-        return ""
+    # Only texts and numbers are tried, because each part of a list would be tried at each level.
     where = path or "the value"
-    if isinstance(value, str):
-        return f"{where} is text with a lone surrogate, which UTF-8 can't carry"
-    if isinstance(value, int):
-        # Python itself refuses to convert such an integer to text or back.
-        return f"{where} is an integer with more digits than can be carried"
     parts: Iterable[tuple[str, Json]] = ()
     if isinstance(value, list):
         parts = ((f"{path}[{position}]", each) for position, each in enumerate(value))
@@ -237,8 +231,12 @@ def _why_unwritable(value: Json, path: str) -> str:
             (path if key.startswith(RESERVED) else f"{prefix}{key}", each)
             for key, each in value.items()
         )
-    reasons = (_why_unwritable(each, inner) for inner, each in parts)
-    return next(filter(None, reasons), f"{where} can't be carried")
+    elif not _is_writable(value):
+        if isinstance(value, str):
+            return f"{where} is text with a lone surrogate, which UTF-8 can't carry"
+        # Python itself refuses to convert such an integer to text or back.
+        return f"{where} is an integer with more digits than can be carried"
+    return next(filter(None, (_why_unwritable(each, inner) for inner, each in parts)), "")
 
 
 def _is_writable(value: Json) -> bool:

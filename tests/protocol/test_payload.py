@@ -4,6 +4,7 @@ import contextlib
 import enum
 import json
 from collections.abc import Iterator, Mapping
+from time import thread_time
 from typing import Any
 
 import pytest
@@ -137,6 +138,23 @@ def test_what_cannot_be_carried_is_named(value: Any, says: str) -> None:
     """The message names the place and the type."""
     with pytest.raises(PayloadError, match=says):
         encode(value)
+
+
+def test_a_text_that_cannot_be_carried_is_found_in_one_walk() -> None:
+    """Its depth doesn't matter: each text is tried once, and not at each level of lists."""
+    flat: Any = ["x" * 100] * 3000 + ["\ud800"]
+    deep = flat
+    for _ in range(60):
+        deep = [deep]
+
+    def duration(value: Any) -> float:
+        began = thread_time()
+        with pytest.raises(PayloadError, match=r"\[3000\] is text with a lone surrogate"):
+            encode(value)
+        return thread_time() - began
+
+    quickest, slower = (min(duration(each) for _ in range(5)) for each in (flat, deep))
+    assert slower < 5 * quickest
 
 
 def test_subclasses_travel_as_what_they_are_underneath() -> None:
