@@ -20,7 +20,8 @@ __all__ = ["backup", "check", "init"]
 _DATABASE: Final = Path(".pipelit", "agents.db")
 # A line of .env with a setting of ours.
 _SETTING: Final = re.compile(
-    r"^\s*(?:export\s+)?(?:FIELD_ENCRYPTION_KEY|PIPELIT_[A-Z_]+)(?:_FILE)?\s*=", re.MULTILINE
+    r"^[ \t]*(?:export[ \t]+)?(?:FIELD_ENCRYPTION_KEY|PIPELIT_[A-Z_]+)(?:_FILE)?[ \t]*=",
+    re.MULTILINE,
 )
 # Characters of another folder's .env, which somebody else may have written.
 _MAX_ENV: Final = 2**20
