@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import warnings
+from time import thread_time
 from typing import Any
 
 import pytest
@@ -470,3 +471,20 @@ def test_no_name_shows_a_value(kind: str) -> None:
     said = repr(described({"value": secret}))
     for leak in leaks:
         assert repr(leak)[1:-1] not in said
+
+
+@pytest.mark.parametrize("blank", ["\n", " \n", "\r\n"])
+def test_many_empty_lines_take_no_time(blank: str) -> None:
+    """A member of the desk may store them, and other requests of its process go on."""
+    secret = f"one-line-9f8e7d{blank * 40_000}another-line-1a2b3c"
+    began = thread_time()
+    assert described({"value": secret}).searched
+    assert thread_time() - began < 5
+
+
+@pytest.mark.parametrize("start", ["", "\n", "x\n", " \t", "# a\r\n \x0c"])
+@pytest.mark.parametrize("blank", [" ", "\t", "\n", "\n  "])
+def test_a_password_of_netrc_is_found_wherever_its_line_begins(start: str, blank: str) -> None:
+    """Blanks and empty lines before it make no difference, nor does a break between its words."""
+    text = f"{start}machine host{blank}login me{blank}password Xk9-q2Lm-77vb\n"
+    assert "Xk9-q2Lm-77vb" in {part.value for part in parts(text)}

@@ -33,7 +33,8 @@ _OPENING: Final = ("", "{", "[")
 
 def of_lines(at: At, text: str) -> Iterator[Found]:
     """Yield the values of settings, and lines without names."""
-    if re.search(r"^\s*(?:machine|default)\s", text, re.MULTILINE):
+    # Each line is tried by itself, so its blanks are those up to its end.
+    if re.search(r"^[^\S\n]*(?:machine|default)\s", text, re.MULTILINE):
         yield from of_line(at, " ".join(text.split()))
         return
     if "</" in text or "/>" in text:
