@@ -147,6 +147,8 @@ class SpendingLedger(DictLedger):
         self.store.spent[self.spent_key(attempt, facts)] = facts.generation, state.spent
 
 
+@pytest.mark.slow
+@pytest.mark.all_cases
 class TestThird(LedgerSuite):
     @pytest.fixture(autouse=True)
     def _store(self) -> None:

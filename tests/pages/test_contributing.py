@@ -185,6 +185,8 @@ def test_every_building_is_described_in_two_sentences() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+@pytest.mark.all_cases
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_a_page_names_only_what_is_there(page: Path) -> None:
     """A file, a command or a name that was moved or renamed fails here."""
@@ -195,6 +197,7 @@ def test_a_page_names_only_what_is_there(page: Path) -> None:
     assert [token for token in found if not is_there(token) and token not in placed] == []
 
 
+@pytest.mark.slow
 def test_every_page_names_tests_that_are_there() -> None:
     """Readers who look for the test of a page find it."""
     # The change log tells what was there in its time.
@@ -204,6 +207,8 @@ def test_every_page_names_tests_that_are_there() -> None:
         assert [token for token in named if not is_there(token)] == [], each.name
 
 
+@pytest.mark.slow
+@pytest.mark.all_cases
 @pytest.mark.parametrize(
     "token",
     ["make nothing", "ledger/nowhere.py", "test_nothing.py", "Agent.forge", "record_nothing"],
@@ -213,6 +218,7 @@ def test_what_is_not_there_is_found(token: str) -> None:
     assert not is_there(token)
 
 
+@pytest.mark.slow
 def test_a_name_is_in_the_file_that_the_page_says() -> None:
     """A function that moves to another module takes its line on the page with it."""
     found = pairs()
