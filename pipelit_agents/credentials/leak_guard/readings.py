@@ -36,8 +36,8 @@ class Beginnings:
     """Find text at the end of a stream that may be the beginning of a secret."""
 
     def __init__(self, patterns: Patterns, is_from_input: Callable[[str], bool]) -> None:
-        self.patterns = patterns
-        self.longest = max(map(len, patterns.texts), default=0)
+        self.patterns: Patterns = patterns
+        self.longest: int = max(map(len, patterns.texts), default=0)
         self._is_from_input = is_from_input
         self._by_head: dict[str, list[tuple[str, int]]] = {}
         for each, least in patterns.beginnings.items():
