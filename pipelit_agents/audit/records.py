@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final, NamedTuple, TypedDict
+from typing import Any, Final, NamedTuple, TypedDict
 
 from sqlalchemy import RowMapping
 
@@ -233,19 +233,22 @@ class _Account(NamedTuple):
     username: str
 
 
-_READ_ACCOUNT: Final = Query(
-    "SELECT username FROM pipelit_users WHERE username = :username", _Account
-)
+_READ_ACCOUNT: Final = Query("SELECT username FROM pipelit_users WHERE username = :name", _Account)
 
 
-def recorded_name(connection: Open, name: str) -> str:
-    """Return an account's name for the audit; one that nobody has is left out if it may be secret.
+def recorded_name(connection: Open, name: str, known: Query[Any] = _READ_ACCOUNT) -> str:
+    """Return a name for the audit; one that nothing has is left out if it may be secret.
 
-    Whether accounts are read depends on the name alone, so the duration doesn't tell who exists.
+    Whether ``known`` is read depends on the name alone, so the duration doesn't tell what exists.
+
+    Args:
+        connection: The transaction.
+        name: The name; of an account by default.
+        known: Reads the rows that have the name ``:name``.
     """
     recorded = recordable(name)
     if recorded == WITHHELD and is_username(name):
-        return name if _READ_ACCOUNT.fetch(connection, {"username": name}) else recorded
+        return name if known.fetch(connection, {"name": name}) else recorded
     return recorded
 
 

@@ -12,7 +12,8 @@ from typing import Any, Final, NamedTuple
 from pipelit_agents._core import Core
 from pipelit_agents._discretion import discreet
 from pipelit_agents._otpauth import Authenticator
-from pipelit_agents._words import may_be_secret, quoted, recordable
+from pipelit_agents._words import quoted, recordable
+from pipelit_agents.audit.records import recorded_name
 from pipelit_agents.credentials.authenticator import CODE, Stored, longest_wait, seed_of
 from pipelit_agents.credentials.choice import Actor, Found, Rule, find
 from pipelit_agents.credentials.described import DEFAULT_FIELD
@@ -33,7 +34,7 @@ from pipelit_agents.errors import (
 )
 from pipelit_agents.identity.acting import claimed_person
 from pipelit_agents.identity.agent import Agent
-from pipelit_agents.protocol.usernames import OPERATOR, is_username
+from pipelit_agents.protocol.usernames import OPERATOR
 
 __all__ = ["Opened", "decrypted", "open_field", "open_secret", "record_refusal"]
 
@@ -139,21 +140,12 @@ def record_refusal(core: Core, reference: str, agent: Agent | None, reason: str)
         core.record(
             connection,
             actor,
-            _recorded_name(connection, reference.partition(":")[0]),
+            recorded_name(connection, reference.partition(":")[0], _READ_NAME),
             "credential.reveal",
             reason,
             outcome="refused",
             person=Actor.read(connection, claimed_person(core.database)).recorded,
         )
-
-
-def _recorded_name(connection: Open, name: str) -> str:
-    """Return a name for the audit log; a key that was passed as one isn't recorded."""
-    if not may_be_secret(name) or (
-        is_username(name) and _READ_NAME.fetch(connection, {"name": name})
-    ):
-        return name
-    return recordable(name)
 
 
 @discreet
@@ -284,7 +276,7 @@ def _decide(
         reason = _REFUSALS.get(type(found), "not opened")
         if isinstance(found, NobodyAuthenticated):
             reason = acting.why_refused
-        return _Answer(_recorded_name(transaction, name), reason, found)
+        return _Answer(recorded_name(transaction, name, _READ_NAME), reason, found)
     whose, row, note = found
     try:
         # Decrypt first: this also verifies the allow list, which is bound to the secret.
