@@ -29,6 +29,7 @@ from pipelit_agents.errors import (
     PipelitError,
     SecondFactorError,
 )
+from pipelit_agents.identity.agent import require_handle
 from pipelit_agents.operations.approval_notices import OnRequest, require_on_request
 
 from .approval import QUESTION
@@ -105,8 +106,8 @@ class Gate:
             raise TypeError("pipelit must be the Pipelit with the approvers' accounts")
         if not isinstance(rule, Approvers):
             raise TypeError(f"the rule must be Approvers([…]), not {type(rule).__name__}")
-        if agent is not None and not isinstance(agent, Agent):
-            raise TypeError('agent must be a handle: pipelit.agent("agent_lead")')
+        if agent is not None:
+            require_handle(agent)
         self.rule = rule
         self._calls = pipelit.approvals.calls
         self._agent = "" if agent is None else agent.username

@@ -29,7 +29,7 @@ from pipelit_agents.database.engine import POOL_SIZE, Database
 from pipelit_agents.database.key_row import require_fitting
 from pipelit_agents.errors import ConfigurationError
 from pipelit_agents.identity import acting
-from pipelit_agents.identity.agent import Agent
+from pipelit_agents.identity.agent import Agent, require_handle
 from pipelit_agents.identity.services import Identity
 from pipelit_agents.ledger.opening import (
     LedgerContext,
@@ -451,8 +451,7 @@ class Pipelit:
             CredentialError: The credential's name is taken.
             ConfigurationError: There is no key to encrypt secrets with.
         """
-        if not isinstance(creator, Agent):
-            raise TypeError('creator must be a handle: pipelit.agent("agent_lead")')
+        require_handle(creator, "creator")
         if home_of(creator) is not self:
             raise ValueError(f"{creator!r} belongs to another Pipelit: it can't create agents here")
         return provision(

@@ -35,6 +35,7 @@ from pipelit_agents.errors import (
     RateLimited,
     UserNotFound,
 )
+from pipelit_agents.identity.agent import require_handle
 from pipelit_agents.pipelit import home_of
 from pipelit_agents.protocol.binding import PERIOD
 from pipelit_agents.protocol.usernames import require_list, require_username
@@ -123,9 +124,8 @@ def _printable(name: str) -> str:
 
 
 def _require_handle(agent: object) -> Agent:
-    if not isinstance(agent, Agent):
-        raise TypeError('agent must be a handle: pipelit.agent("agent_lead")')
-    return agent
+    # Pydantic would pass the second argument of require_handle.
+    return require_handle(agent)
 
 
 class AgentTool(BaseTool):
@@ -221,7 +221,7 @@ class GetTotpCode(AgentTool):
         require_message: bool = False,
         **options: Any,
     ) -> None:
-        _require_handle(agent)
+        require_handle(agent)
         allowed = None
         if audiences is not None:
             listed = require_list(audiences, argument="audiences")
@@ -304,7 +304,7 @@ class VerifyPeer(AgentTool):
     require_message: bool = False
 
     def __init__(self, *, agent: Agent, require_message: bool = False, **options: Any) -> None:
-        _require_handle(agent)
+        require_handle(agent)
         schema = _VerifyMessageArguments if require_message else _VerifyArguments
         options.setdefault("args_schema", schema)
         options |= {"require_message": require_message}
@@ -380,7 +380,7 @@ class CreateAgentUser(AgentTool):
     prefix: str | None = None
 
     def __init__(self, *, agent: Agent, **options: Any) -> None:
-        own = f"{_require_handle(agent).username}."
+        own = f"{require_handle(agent).username}."
         options.setdefault("prefix", own)
         if options["prefix"] not in (own, None):
             require_prefix(options["prefix"])

@@ -22,6 +22,7 @@ from pipelit_agents.errors import (
     UserInactive,
     UserNotFound,
 )
+from pipelit_agents.identity.agent import require_handle
 from pipelit_agents.pipelit import home_of
 
 from ..child import VerifiedChild, verified_child
@@ -201,8 +202,7 @@ def created_agents(lead: Agent, *, build: BuildChild) -> CreatedAgents:
         ]
         ```
     """
-    if not isinstance(lead, Agent):
-        raise TypeError('lead must be a handle: pipelit.agent("agent_lead")')
+    require_handle(lead, "lead")
     if not callable(build) or inspect.iscoroutinefunction(build):
         raise TypeError("build must be a synchronous function from an account to its graph")
     return CreatedAgents(lead, build)

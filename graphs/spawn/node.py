@@ -12,6 +12,7 @@ from typing import Final
 
 from pipelit_agents import Agent
 from pipelit_agents._threads import Apart
+from pipelit_agents.identity.agent import require_handle
 from pipelit_agents.operations.approval_notices import OnRequest
 
 from ..messages import DEFAULT_MESSAGES, Acceptance, required_kinds
@@ -155,8 +156,7 @@ def spawn_and_await(
         builder.add_node("delegate", spawn_and_await(lead, {"agent_researcher": child}))
         ```
     """
-    if not isinstance(lead, Agent):
-        raise TypeError('lead must be a handle: pipelit.agent("agent_lead")')
+    require_handle(lead, "lead")
     counts = {
         "max_concurrency": max_concurrency,
         "max_depth": max_depth,

@@ -34,7 +34,7 @@ from pipelit_agents.credentials.rules import require_reference
 from pipelit_agents.credentials.scope import Scope
 from pipelit_agents.credentials.secret import Secret
 from pipelit_agents.errors import CredentialError
-from pipelit_agents.identity.agent import Agent
+from pipelit_agents.identity.agent import Agent, require_handle
 
 __all__ = ["HttpAuth", "http_auth"]
 
@@ -421,8 +421,8 @@ def http_auth(
     """Check the arguments of `Credentials.http_auth`, and make its result."""
     require_reference("name", name)
     which = rule(per_person, fallback)
-    if agent is not None and not isinstance(agent, Agent):
-        raise TypeError('agent must be a handle: pipelit.agent("agent_lead")')
+    if agent is not None:
+        require_handle(agent)
     if isinstance(origins, str) or (origins is not None and not origins):
         raise TypeError(
             "origins must be a list of servers, for example ['https://crm.example.com']"

@@ -29,7 +29,7 @@ from pipelit_agents.credentials.trial_words import Finding, Outcome, late
 from pipelit_agents.display import html_of
 from pipelit_agents.errors import CredentialError
 from pipelit_agents.identity.acting import acting_for
-from pipelit_agents.identity.agent import Agent
+from pipelit_agents.identity.agent import Agent, require_handle
 
 __all__ = ["CredentialTest", "Trial"]
 
@@ -95,8 +95,8 @@ class Trial:
     ) -> None:
         self._core = core
         self._reference = require_reference("name", reference)
-        if agent is not None and not isinstance(agent, Agent):
-            raise TypeError('agent must be a handle: pipelit.agent("agent_lead")')
+        if agent is not None:
+            require_handle(agent)
         self._agent = agent
         self._person = person
         self._timeout = require_seconds(timeout, "timeout", most=MAX_TIME)

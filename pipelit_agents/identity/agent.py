@@ -26,7 +26,7 @@ from pipelit_agents.protocol.binding import PERIOD, Challenge, Proof
 from pipelit_agents.protocol.peering_uri import PeerRelation
 from pipelit_agents.protocol.usernames import OPERATOR, require_username
 
-__all__ = ["Agent"]
+__all__ = ["Agent", "require_handle"]
 
 
 class Agent:
@@ -526,3 +526,14 @@ class Agent:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("an Agent can't be pickled: any code that has it can act as the agent")
+
+
+def require_handle(given: object, argument: str = "agent") -> Agent:
+    """Return the argument if it is a handle, and not, for example, a username.
+
+    Raises:
+        TypeError: It isn't one. The message names the argument and how to get one.
+    """
+    if not isinstance(given, Agent):
+        raise TypeError(f'{argument} must be a handle: pipelit.agent("agent_lead")')
+    return given

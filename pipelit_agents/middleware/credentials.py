@@ -37,7 +37,7 @@ from pipelit_agents.errors import (
     CredentialScopeError,
     UnusedCredentialWarning,
 )
-from pipelit_agents.identity.agent import Agent
+from pipelit_agents.identity.agent import Agent, require_handle
 from pipelit_agents.middleware.keyless_model import KeylessModel, keyless_model
 from pipelit_agents.middleware.model_source import ModelSource, searched
 
@@ -140,8 +140,8 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
         for name, wanted in (tools or {}).items():
             for parameter, reference in wanted.items():
                 require_reference(f"{parameter} of the tool {name!r}", reference)
-        if agent is not None and not isinstance(agent, Agent):
-            raise TypeError('agent must be a handle: pipelit.agent("agent_lead")')
+        if agent is not None:
+            require_handle(agent)
         self._credentials = credentials
         self._agent = agent
         self._which = rule(per_person, fallback)
