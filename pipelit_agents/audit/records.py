@@ -28,8 +28,25 @@ SHOWN_FIELDS: Final = (
 # One day inside the limits of datetime, so that every time zone can display them.
 _EARLIEST: Final = datetime(1, 1, 2, tzinfo=UTC)
 _LATEST: Final = datetime(9999, 12, 30, tzinfo=UTC)
-_FIELDS: Final = "at, actor, subject, action, outcome, reason, run, node, thread, person"
-_VALUES: Final = ":at, :actor, :subject, :action, :outcome, :reason, :run, :node, :thread, :person"
+
+
+class EntryValues(TypedDict):
+    """The row of one entry, for ``write``."""
+
+    at: float
+    actor: str
+    subject: str
+    action: str
+    outcome: str
+    reason: str
+    run: str
+    node: str
+    thread: str
+    person: str
+
+
+_FIELDS: Final = ", ".join(EntryValues.__annotations__)
+_VALUES: Final = ", ".join(f":{each}" for each in EntryValues.__annotations__)
 # PostgreSQL takes the numbers from a sequence. SQLite would continue after any row, even one that
 # was planted at the highest number. NULL lets SQLite choose if no other number is left.
 _HIGHEST: Final = highest_number_in_sqlite()
@@ -92,21 +109,6 @@ class AuditEntry:
 
     def _repr_html_(self) -> str:
         return html_of(self)
-
-
-class EntryValues(TypedDict):
-    """The row of one entry, for ``write``."""
-
-    at: float
-    actor: str
-    subject: str
-    action: str
-    outcome: str
-    reason: str
-    run: str
-    node: str
-    thread: str
-    person: str
 
 
 def entry(

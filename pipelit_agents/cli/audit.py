@@ -136,8 +136,8 @@ def _print_entry(entry: AuditEntry, *, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(fields))
         return
-    words = ("at", "actor", "person", "subject", "action", "outcome", "reason", "node")
-    typer.echo("  ".join(beside_others(str(fields[word])) or "-" for word in words))
+    words = (beside_others(str(fields[each.name])) or "-" for each in _COLUMNS)
+    typer.echo("  ".join(words))
 
 
 def _since(option: str, text: str) -> datetime:
