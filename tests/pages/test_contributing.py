@@ -28,11 +28,13 @@ TO_ADD = (
     *("a tool", "a way out for the leak guard", "an error"),
 )
 CODE = re.compile(r"`([^`\n]+)`")
-FILE = re.compile(r"\.?[\w*./-]*(?:/|\.(?:py|md|toml|yml|yaml|lua|json|ts))\Z")
+FILE = re.compile(r"\.?[\w*./-]*(?:/|\.(?:py|md|toml|yml|yaml|lua|json|ts|js))\Z")
 NAME = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*\Z")
 # "`file`: `name`, `name`", "`name` (`file`)", "`name` in `file`", "(`file`: `name`)".
-LISTED = re.compile(r"`([\w/.]+\.py)`: ((?:`[\w.]+`(?:, )?)+)")
-BESIDE_A_NAME = re.compile(r"`([\w.]+)`(?: \(| in )`([\w/.]+\.py)`")
+LISTED = re.compile(r"`([\w/.]+\.(?:py|js))`: ((?:`[\w.]+`(?:, )?)+)")
+BESIDE_A_NAME = re.compile(r"`([\w.]+)`(?: \(| in )`([\w/.]+\.(?:py|js))`")
+SCRIPTS = ROOT / "pipelit_agents" / "desk" / "static"
+IN_A_SCRIPT = re.compile(r"^(?:export )?(?:async )?(?:function|const|class) (\w+)", re.MULTILINE)
 # Words of a page that are typed, written or read, and defined nowhere.
 TYPED = {"alice", "aname", "dist", "FLOORS", "main", "process", "slow", "typer.Typer", "vX.Y.Z"}
 TYPED |= {"test_how_to_"}
@@ -95,6 +97,8 @@ def parsed(file: Path) -> ast.Module:
 def defined(file: Path) -> frozenset[str]:
     """What a module defines: names, and members as ``Class.member``."""
     found = set()
+    if file.suffix == ".js":
+        return frozenset(IN_A_SCRIPT.findall(file.read_text()))
 
     def look(nodes: list[ast.stmt], above: str) -> None:
         for node in nodes:
@@ -130,6 +134,8 @@ def known() -> frozenset[str]:
                     found |= {node.name, node.name.partition(".")[0]}
                 elif isinstance(node, ast.ImportFrom) and node.module:
                     found.add(node.module.partition(".")[0])
+    for file in SCRIPTS.rglob("*.js"):
+        found |= defined(file)
     for file in TESTS.rglob("*.py"):
         found |= {each for each in defined(file) if each.startswith("test_")}
         found |= defined(file) if file.name == "conftest.py" else set()
@@ -195,6 +201,20 @@ def test_a_page_names_only_what_is_there(page: Path) -> None:
     # A test below looks for these in the file that the page names beside them.
     placed = {name for _, name in pairs()}
     assert [token for token in found if not is_there(token) and token not in placed] == []
+
+
+@pytest.mark.slow
+def test_every_module_has_a_place_on_the_page() -> None:
+    """Who looks for a file by its purpose finds it on the page, whatever the file is."""
+    named = {file for token in code(ARCHITECTURE) if FILE.match(token) for file in resolve(token)}
+    there = {file for home in HOMES for file in (ROOT / home).rglob("*.py")}
+    there |= {*SCRIPTS.rglob("*.js"), *(ROOT / "pipelit_agents").rglob("*.lua")}
+    missing = {
+        str(file.relative_to(ROOT))
+        for file in there - named
+        if not file.stem.startswith("__") and "migrations" not in file.parts
+    }
+    assert missing == set()
 
 
 @pytest.mark.slow
