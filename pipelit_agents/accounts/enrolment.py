@@ -26,7 +26,7 @@ from pipelit_agents.policy import FIRST_CODE_WINDOW
 from pipelit_agents.protocol.binding import PERIOD, same
 from pipelit_agents.protocol.provisioning_uri import provisioning_uri
 from pipelit_agents.sealing.keyring import Sealed
-from pipelit_agents.sealing.purposes import pending_purpose, totp_purpose
+from pipelit_agents.sealing.purposes import holds, pending_purpose, totp_purpose
 
 __all__ = ["FirstCode", "begin", "end", "evaluate", "pend_again", "turn_on"]
 
@@ -137,12 +137,18 @@ def end(connection: Connection, name: str) -> None:
     connection.execute(delete(RecoveryCodeRow).where(RecoveryCodeRow.username == name))
 
 
-def pend_again(core: Core, name: str, pending: bytes) -> None:
-    """End a second factor whose recovery codes nobody has got, and make it pending again."""
+def pend_again(core: Core, name: str, first: FirstCode) -> None:
+    """End a second factor whose recovery codes nobody has got, and make it pending again.
+
+    If it was reset meanwhile, it has ended for good, and another one may be on that isn't ended.
+    """
     with core.database.writing(durable=True) as connection:
         core.database.lock(connection, f"account:{name}")
-        end(connection, name)
-        _insert(core, connection, name, pending)
+        on = connection.scalar(select(UserRow.totp_secret).where(UserRow.username == name))
+        tokens = [] if on is None else [Sealed(on.token, totp_purpose(name))]
+        if holds(core.keyring(), tokens, first.secret):
+            end(connection, name)
+            _insert(core, connection, name, first.pending)
 
 
 def _insert(core: Core, connection: Connection, name: str, pending: bytes) -> None:

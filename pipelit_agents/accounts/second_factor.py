@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final
+from typing import Final, TypeVar
 
 from pydantic import SecretStr
 from sqlalchemy import Connection, func, select
@@ -25,7 +25,7 @@ from pipelit_agents.accounts.possible_approvers import without_second_factor
 from pipelit_agents.accounts.recovery_codes import RecoveryCodes
 from pipelit_agents.accounts.typed_codes import read_code
 from pipelit_agents.approvals.answers import record_unasked
-from pipelit_agents.approvals.approvers import current_factor
+from pipelit_agents.approvals.approvers import current_factor, read_approvers
 from pipelit_agents.approvals.arguments import require_approvers
 from pipelit_agents.approvals.tags import is_digest
 from pipelit_agents.approvals.usage import use
@@ -42,6 +42,8 @@ from pipelit_agents.sealing.keyring import Sealed
 from pipelit_agents.sealing.purposes import totp_purpose
 
 __all__ = ["Mfa", "MfaStatus", "no_second_factor"]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +167,7 @@ class Mfa:
             # The code is spent like any other before this method reports that the factor is on.
             self._identity.codes.verify_person(name, plain, own=True, first=True)
         except BaseException:
-            enrolment.pend_again(core, name, first.pending)
+            enrolment.pend_again(core, name, first)
             raise
         return codes
 
@@ -267,13 +269,7 @@ class Mfa:
         Raises:
             PipelitError: As ``verify``.
         """
-        self._verify(username, code, own=True)
-        with self._database.writing(durable=True) as connection:
-            person = self._locked(connection, username)
-            _require_on(person)
-            name = person.username
-            enrolment.end(connection, name)
-            self._core.record(connection, name, name, "mfa.disable")
+        self._change(username, code, "mfa.disable", enrolment.end)
 
     adisable: Final = off_the_loop(disable)
 
@@ -284,14 +280,13 @@ class Mfa:
         Raises:
             PipelitError: As ``verify``.
         """
-        self._verify(username, code, own=True)
-        with self._database.writing(durable=True) as connection:
-            person = self._locked(connection, username)
-            name, sealed = person.username, _require_on(person)
+
+        def replace(connection: Connection, name: str) -> Sequence[SecretStr]:
+            sealed = _require_on(find_active_person(connection, name))
             secret = self._keyring().unseal(sealed.token, totp_purpose(name))
-            codes = self.recovery.replace(connection, name, secret)
-            self._core.record(connection, name, name, "mfa.recovery-codes")
-        return codes
+            return self.recovery.replace(connection, name, secret)
+
+        return self._change(username, code, "mfa.recovery-codes", replace)
 
     arenew_recovery_codes: Final = off_the_loop(renew_recovery_codes)
 
@@ -392,6 +387,30 @@ class Mfa:
             unfit = why_no_code(read_account(connection, name))
         return self._identity.codes.verify_person(
             name, typed if kind else code, own=own, unfit=unfit
+        )
+
+    def _change(
+        self, username: str, code: str, action: str, change: Callable[[Connection, str], T]
+    ) -> T:
+        """Verify a person's code, and change the second factor that it is a code of.
+
+        The factor may be reset and enrolled again while the code is verified. Then the code, which
+        a lost phone may have shown, says nothing about the factor that is on now.
+        """
+        name = require_username(username)
+        factor = current_factor(self._core, name)
+        self._verify(name, code, own=True)
+        with self._database.writing(durable=True) as connection:
+            _require_on(self._locked(connection, name))
+            people = read_approvers(self._core, connection, [name])
+            if factor and people[name].factor == factor:
+                changed = change(connection, name)
+                self._core.record(connection, name, name, action)
+                return changed
+            reason = "factor ended or replaced"
+            self._core.record(connection, name, name, action, reason, outcome="refused")
+        raise CodeRejected(
+            "the code was not accepted; wait for the next one", peer=name, verifier=name
         )
 
     def _vote(self, name: str, code: str, digest: str, verdict: Verdict) -> Verification:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -31,6 +32,8 @@ from pipelit_agents.errors import (
     UserNotFound,
     VerificationError,
 )
+from pipelit_agents.ledger import Attempt, Decision, LedgerContext, SqlLedger
+from pipelit_agents.ledger.own import GuardedLedger
 
 # The SQL is one; what else PostgreSQL may decide about is marked.
 BACKENDS = ("sqlite", "redis")
@@ -768,3 +771,100 @@ def test_a_recovery_code_of_who_was_deactivated_is_refused_and_kept(
     with pytest.raises(CodeRejected, match="each can be used once"):
         pipelit.mfa.verify("alice", code)
     assert pipelit.mfa.status("alice").recovery_codes == 10
+
+
+class Interrupted:
+    """The database's ledger, between whose decision and its caller something else happens."""
+
+    def __init__(self, context: LedgerContext) -> None:
+        self._ledger = SqlLedger(context.database, context.policy, context.clock)
+        self.before: Callable[[], object] = bool
+        self.after: Callable[[], object] = bool
+        self.check, self.close = self._ledger.check, self._ledger.close
+
+    def decide(self, attempt: Attempt) -> Decision:
+        """Decide as it does."""
+        self.before()
+        decision = self._ledger.decide(attempt)
+        self.after()
+        return decision
+
+
+@pytest.fixture
+def slow(settings: dict[str, Any], clock: Clock, pipelit: Pipelit) -> Iterator[Pipelit]:
+    """Another process on the same database, which stands still while it verifies a code."""
+    with Pipelit(**settings, clock=clock, ledger=Interrupted) as made:
+        yield made
+
+
+def stand_still(slow: Pipelit) -> Interrupted:
+    """The ledger of the process that stands still."""
+    guarded = slow._ledger.open()
+    assert isinstance(guarded, GuardedLedger)
+    assert isinstance(guarded.ledger, Interrupted)
+    return guarded.ledger
+
+
+def enrolled(pipelit: Pipelit, clock: Clock) -> tuple[pyotp.TOTP, str]:
+    """Alice's app, and one of its recovery codes, after an operator has reset the one before."""
+    pipelit.mfa.reset("alice")
+    made = app_of(pipelit.mfa.enroll("alice"))
+    code, *_ = pipelit.mfa.confirm("alice", made.at(clock()))
+    clock.advance(60)
+    return made, code.get_secret_value()
+
+
+CHANGES = {
+    "mfa.disable": lambda mfa, code: mfa.disable("alice", code),
+    "mfa.recovery-codes": lambda mfa, code: mfa.renew_recovery_codes("alice", code),
+}
+
+
+@pytest.mark.backends("sqlite", "postgres")
+@pytest.mark.parametrize("action", CHANGES)
+@pytest.mark.parametrize("again", [True, False], ids=["enrolled again", "reset"])
+def test_a_code_changes_only_the_factor_that_it_is_of(
+    slow: Pipelit, pipelit: Pipelit, app: pyotp.TOTP, clock: Clock, action: str, again: bool
+) -> None:
+    """Who has the lost phone can't end the factor that replaced it, nor get its recovery codes."""
+    new: list[tuple[pyotp.TOTP, str]] = []
+
+    def meanwhile() -> None:
+        pipelit.mfa.reset("alice")
+        new.extend([enrolled(pipelit, clock)] if again else [])
+
+    stand_still(slow).after = meanwhile
+    expected = CodeRejected if again else SecondFactorError
+    with pytest.raises(expected):
+        CHANGES[action](slow.mfa, app.at(clock()))
+    status = pipelit.mfa.status("alice")
+    assert (status.on, status.recovery_codes) == ((True, 10) if again else (False, 0))
+    for made, recovery in new:
+        pipelit.mfa.verify("alice", recovery)
+        (refused,) = pipelit.audit.list(action=action)
+        assert (refused.outcome, refused.reason) == ("refused", "factor ended or replaced")
+        CHANGES[action](pipelit.mfa, made.at(clock()))
+        assert pipelit.audit.list(action=action)[-1].outcome == "ok"
+
+
+@pytest.mark.backends("sqlite", "postgres")
+@pytest.mark.parametrize("again", [True, False], ids=["enrolled again", "reset"])
+def test_a_late_first_code_brings_no_enrolment_back(
+    slow: Pipelit, pipelit: Pipelit, clock: Clock, again: bool
+) -> None:
+    """An operator has ended it: it isn't pending again, and ends none that began since."""
+    late = app_of(slow.mfa.enroll("alice"))
+    new: list[tuple[pyotp.TOTP, str]] = []
+
+    def meanwhile() -> None:
+        stand_still(slow).before = bool
+        pipelit.mfa.reset("alice")
+        new.extend([enrolled(pipelit, clock)] if again else [])
+
+    stand_still(slow).before = meanwhile
+    with pytest.raises(CodeRejected):
+        slow.mfa.confirm("alice", late.at(clock()))
+    status = pipelit.mfa.status("alice")
+    assert (status.on, status.pending) == (again, False)
+    for made, _ in new:
+        pipelit.mfa.verify("alice", made.at(clock()))
