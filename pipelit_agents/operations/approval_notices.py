@@ -9,13 +9,14 @@ import asyncio
 import inspect
 import json
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextvars import Context
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from functools import partial
 from itertools import zip_longest
-from operator import itemgetter
+from operator import attrgetter
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from pipelit_agents._core import Core
@@ -254,8 +255,9 @@ class ApprovalNotices:
         """Send all notices that are due: new ones, repeated ones, and those of escalations.
 
         These are the notices of all questions that wait, whoever asked them. The requesters take
-        turns. Of one requester, notices with fewer attempts come first, and older ones before newer
-        ones. After three failures in a row, the rest waits for the next call.
+        turns, and those whose notices failed least are the first in each turn. Of one requester,
+        notices with fewer attempts come first, and older ones before newer ones. After three
+        failures in a row, the rest waits for the next call.
 
         Args:
             on_request: A function of an `ApprovalNotice`, or a `Webhook`.
@@ -306,8 +308,8 @@ class ApprovalNotices:
                 for each in found.values()
                 for stored in (tags.steps_of(each),)
             ]
-            due = outbox.waiting(connection, steps, now, _address(on_request))
-        return _in_turns((found[each].asked_by, attempt, each) for each, attempt in due)
+            waiting = outbox.waiting(connection, steps, now, _address(on_request))
+        return _in_turns((found[each.approval_id].asked_by, each) for each in waiting)
 
     def _begin_if_there(self, identifier: str, on_request: OnRequest) -> _Attempt | None:
         try:
@@ -446,17 +448,26 @@ def _present_step(question: ApprovalRequest) -> int:
     return last if question.escalates_at is None else ends.index(question.escalates_at) + 1
 
 
-def _in_turns(due: Iterable[tuple[str, int, str]]) -> list[str]:
-    """Return the ids of questions so that nobody's keep another requester's from being sent.
+def _in_turns(waiting: Iterable[tuple[str, outbox.Waiting]]) -> list[str]:
+    """Return the ids of the questions whose notice is due, in the order of sending.
+
+    The requesters take turns, and those whose notices fail least are the first in each turn. So
+    failing notices, of however many requesters, don't keep another requester's from being sent.
 
     Args:
-        due: The requester, the number of earlier attempts, and the id; the oldest question first.
+        waiting: The requester and the notice; that of the oldest question first.
     """
-    of = dict[str, list[tuple[int, str]]]()
-    for asked_by, attempt, identifier in due:
-        of.setdefault(asked_by, []).append((attempt, identifier))
+    failures = Counter[str]()
+    due = dict[str, list[outbox.Waiting]]()
+    for asked_by, notice in waiting:
+        failures[asked_by] += notice.attempts
+        if notice.is_due:
+            due.setdefault(asked_by, []).append(notice)
     # Of one requester, those that fail again and again come last.
-    queues = [[each for _, each in sorted(queue, key=itemgetter(0))] for queue in of.values()]
+    queues = [
+        [each.approval_id for each in sorted(due[asked_by], key=attrgetter("attempts"))]
+        for asked_by in sorted(due, key=failures.__getitem__)
+    ]
     return [each for turn in zip_longest(*queues) for each in turn if each is not None]
 
 

@@ -18,7 +18,7 @@ from pipelit_agents.database.planted import all_rows, as_stored
 from pipelit_agents.operations.webhooks import Delivery
 from pipelit_agents.protocol.usernames import OPERATOR
 
-__all__ = ["Claim", "claim", "settle", "waiting"]
+__all__ = ["Claim", "Waiting", "claim", "settle", "waiting"]
 
 # Seconds until the next attempt, after the first, the second, … The last one is repeated.
 DELAYS: Final = (5, 15, 60, 300, 900, 1_800, 3_600)
@@ -51,6 +51,20 @@ class Claim(NamedTuple):
     attempt: int
     at: float
     address: str
+
+
+class Waiting(NamedTuple):
+    """The notice of a question that wasn't delivered.
+
+    Attributes:
+        approval_id: The question.
+        attempts: The number of earlier attempts.
+        is_due: Whether the next attempt may be made now.
+    """
+
+    approval_id: str
+    attempts: int
+    is_due: bool
 
 
 class _Row(NamedTuple):
@@ -140,8 +154,8 @@ def settle(core: Core, claimed: Claim, delivery: Delivery) -> float | None:
 
 def waiting(
     connection: Connection, steps: Iterable[tuple[str, int]], now: float, address: str
-) -> list[tuple[str, int]]:
-    """Return the questions whose notice is due, each with the number of earlier attempts.
+) -> list[Waiting]:
+    """Return the notices that weren't delivered, in the order of their questions.
 
     Args:
         connection: A transaction.
@@ -155,12 +169,14 @@ def waiting(
         select(columns.approval_id, columns.step, *(columns[name] for name in _Row._fields)),
     )
     known = {(identifier, step): _Row(*rest) for identifier, step, *rest in rows}
-    due = []
+    found = []
     for each in steps:
         row = known.get(each)
-        if row is None or row.is_due(now, address):
-            due.append((each[0], 0 if row is None else row.attempt))
-    return due
+        if row is None:
+            found.append(Waiting(each[0], 0, is_due=True))
+        elif row.delivered_at is None:
+            found.append(Waiting(each[0], row.attempt, row.is_due(now, address)))
+    return found
 
 
 def _read(connection: Connection, approval_id: str, step: int) -> _Row | None:

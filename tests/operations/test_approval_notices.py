@@ -636,6 +636,35 @@ def test_requesters_take_turns(pipelit: Pipelit, clock: Clock) -> None:
     assert [each.id for each in sent] == failing[4:7]
 
 
+def test_failing_requesters_together_keep_nobodys_notice_back(
+    pipelit: Pipelit, clock: Clock
+) -> None:
+    """Three whose notices fail use up no round, however many of theirs are due before another's."""
+    for number in range(9):
+        call = Call("send_money", ARGUMENTS, f"call_{number}", f"thread-{number}", "", "")
+        rule, requester = Approvers(["alice"]), f"mallory_{number % 3}"
+        pipelit.approvals.calls.ask(call, rule, requester=requester)
+        clock.advance(1)
+
+    def function(notice: ApprovalNotice) -> None:
+        if notice.asked_by != "alice":
+            raise RuntimeError
+
+    notices = pipelit.approvals.notices
+    with pipelit.acting_for("alice"):
+        hers = ask(pipelit, 9)
+    # In the first round nobody knows yet whose notices fail.
+    assert {each.delivered for each in notices.send_due(function)} == {False}
+    assert [each.id for each in notices.send_due(function) if each.delivered] == [hers]
+    for again in range(3):
+        # All that failed are due again, and older.
+        clock.advance(3600)
+        with pipelit.acting_for("alice"):
+            hers = ask(pipelit, 10 + again)
+        first, *_ = notices.send_due(function)
+        assert (first.id, first.delivered) == (hers, True)
+
+
 def test_an_approval_that_ended_is_notified_again(
     pipelit: Pipelit, home: Home, clock: Clock
 ) -> None:
