@@ -83,8 +83,9 @@ def gated_tool(tool: BaseTool, gate: Gate) -> BaseTool:
 
     made = tool.model_copy()
     vars(made).update({"run": run, "arun": arun, _GATED: True})
-    # Code that makes another tool of this one's functions would leave the gate out.
-    for name in ("func", "coroutine"):
+    # Code that makes another tool of this one's functions would leave the gate out. A tool that is
+    # a class has them as methods.
+    for name in ("func", "coroutine", "_run", "_arun"):
         function = getattr(tool, name, None)
         if function is not None:
             vars(made)[name] = _unreachable(tool.name, function)

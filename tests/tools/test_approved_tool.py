@@ -67,6 +67,44 @@ def test_a_tool_that_is_made_of_its_function_is_refused(people: People, function
         (made.func or made.coroutine)(**PAY)
 
 
+class Class(BaseTool):
+    """A tool whose functions are methods."""
+
+    name: str = "send_money"
+    description: str = "Pay somebody."
+    paid: list[str] = []
+
+    def _run(self, amount: int, to: str) -> str:
+        self.paid.append(to)
+        return f"paid {amount} to {to}"
+
+    async def _arun(self, amount: int, to: str) -> str:
+        return self._run(amount, to)
+
+
+def test_a_tool_that_is_made_of_its_methods_is_refused(people: People) -> None:
+    """Packages also take the methods, of a tool that is a class."""
+    plain = Class()
+    made = approved_tool(people.pipelit, plain, Approvers(["alice"]))
+    assert convert_to_openai_tool(made) == convert_to_openai_tool(plain)
+    other = StructuredTool.from_function(made._run, made._arun, made.name, made.description)
+    assert other.args == made.args
+    for call in (
+        lambda: other.invoke(PAY),
+        lambda: asyncio.run(other.ainvoke(PAY)),
+        lambda: made._run(**PAY),
+        lambda: asyncio.run(made._arun(**PAY)),
+    ):
+        with pytest.raises(ConfigurationError, match="its function was called without the gate"):
+            call()
+    assert plain.paid == []
+    graph = node_of(made)
+    run(graph, {"messages": [calling(PAY)]})
+    people.approve()
+    assert told(run(graph, None)) == ["paid 90 to bob"]
+    assert plain._run(1, "carol") == "paid 1 to carol"
+
+
 class Own(BaseTool):
     """A tool that runs in a way of its own."""
 
