@@ -1,8 +1,8 @@
-"""Checks of numbers that callers pass: durations, counts and times.
+"""Checks of numbers and flags that callers pass: durations, counts, times, and True or False.
 
-Each function returns a plain ``int``, ``float`` or ``timedelta`` in its range, or raises an error
-that names the argument and the fix. A NaN, an infinity, a ``bool`` or a number of another class
-would pass a comparison such as ``value > 0``, and cause a failure or a wrong result much later.
+Each function returns a plain value in its range, or raises an error that names the argument and the
+fix. A NaN, an infinity, a ``bool`` or a number of another class would pass a comparison such as
+``value > 0``, and cause a failure or a wrong result much later.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ __all__ = [
     "LONGEST_WAIT",
     "require_count",
     "require_duration",
+    "require_flag",
     "require_moment",
     "require_seconds",
     "require_span",
@@ -129,23 +130,39 @@ def require_span(value: object, argument: str, *, most: timedelta | None = None)
     Args:
         value: An ``int``, a ``float`` or a ``timedelta``.
         argument: The argument's name, for the message.
-        most: The longest accepted duration; None for any.
+        most: The longest accepted duration; by default what a ``timedelta`` can be.
 
     Raises:
         TypeError: It is something else. A ``bool`` is refused.
-        ValueError: It isn't more than 0, isn't finite, or is longer than ``most``.
+        ValueError: It isn't more than 0, or is longer than ``most``.
     """
     if isinstance(value, timedelta):
-        seconds = value.total_seconds()
+        seconds: int | float = value.total_seconds()
     elif isinstance(value, int | float) and not isinstance(value, bool):
-        seconds = float(value)
+        seconds = int(value) if isinstance(value, int) else float(value)
     else:
         raise TypeError(f"{argument} must be seconds or a timedelta, not {type(value).__name__}")
-    if not (seconds > 0 and isfinite(seconds)):
+    if not seconds > 0:
         raise ValueError(f"{argument} must be more than 0 seconds")
-    if most is not None and seconds > most.total_seconds():
-        raise ValueError(f"{argument} must be at most {most.days:,} days")
-    return seconds
+    # An int is compared before the conversion, as in `require_seconds`.
+    longest = timedelta.max if most is None else most
+    if seconds > longest.total_seconds():
+        raise ValueError(f"{argument} must be at most {longest.days:,} days")
+    return float(seconds)
+
+
+def require_flag(value: object, argument: str) -> bool:
+    """Return True or False.
+
+    Any other value counts as one of them wherever it is tested: the text ``"no"`` as True, and None
+    as False.
+
+    Raises:
+        TypeError: It is something else.
+    """
+    if type(value) is not bool:
+        raise TypeError(f"{argument} must be True or False, not {type(value).__name__}")
+    return value
 
 
 def require_moment(value: object, argument: str) -> float:

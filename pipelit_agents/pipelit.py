@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from pipelit_agents._bounds import require_count
+from pipelit_agents._bounds import require_count, require_flag
 from pipelit_agents._core import Core
 from pipelit_agents._discretion import discreet
 from pipelit_agents._key_source import keyring_maker
@@ -336,11 +336,12 @@ class Pipelit:
         Raises:
             ConfigurationError: The file is malformed, a secret can't be read or written, or
                 something can't be changed, such as an owner. The message names each path.
-            TypeError: ``path`` isn't a path.
+            TypeError: ``path`` isn't a path, or ``dry_run`` isn't a bool.
             StorageError: The database can't be reached or isn't migrated.
         """
         from pipelit_agents.operations.applying import apply_accounts
 
+        require_flag(dry_run, "dry_run")
         environ = os.environ if environ is None else environ
         return apply_accounts(
             self._core, self.users, self.credentials, path, environ, dry_run=dry_run

@@ -13,6 +13,7 @@ from typing import Any, Final, cast
 
 from langgraph_sdk import Auth
 
+from pipelit_agents._bounds import require_flag
 from pipelit_agents.accounts.models import User
 from pipelit_agents.bearer import (
     ApiKeyGate,
@@ -47,7 +48,11 @@ def make_auth(pipelit: Pipelit | None = None, *, owner_filter: bool = True) -> A
 
     Returns:
         The object to name as ``auth.path`` in ``langgraph.json`` or ``aegra.json``.
+
+    Raises:
+        TypeError: ``owner_filter`` isn't a bool.
     """
+    require_flag(owner_filter, "owner_filter")
     accounts = pipelit or Pipelit.from_env()
     gate = ApiKeyGate(accounts)
     made = Auth()

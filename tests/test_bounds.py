@@ -13,7 +13,14 @@ from command_line import typed
 from spawning import NAME, graph_of
 
 from pipelit_agents import Agent, Pipelit
-from pipelit_agents._bounds import require_count, require_duration, require_moment, require_seconds
+from pipelit_agents._bounds import (
+    require_count,
+    require_duration,
+    require_flag,
+    require_moment,
+    require_seconds,
+    require_span,
+)
 from pipelit_agents.errors import ConfigurationError
 from pipelit_agents.graphs import remote_child, spawn_and_await, verified_child
 from pipelit_agents.tools import SpawnAndAwait
@@ -163,3 +170,27 @@ def test_the_checks_return_plain_values() -> None:
         require_moment(datetime(2030, 1, 1), "n")  # noqa: DTZ001 - the mistake that is meant
     with pytest.raises(TypeError, match=r"total_seconds\(\)"):
         require_seconds(timedelta(seconds=5), "n")
+
+
+NO_SPANS = [each for each in NO_SECONDS if not isinstance(each, timedelta | OwnInt | OwnFloat)]
+
+
+@pytest.mark.parametrize("number", range(len(NO_SPANS)))
+def test_a_span_is_seconds_or_a_timedelta(number: int) -> None:
+    """An int that no float holds is too long, as every other long span is."""
+    for most in (None, timedelta(days=1)):
+        with pytest.raises((TypeError, ValueError), match="within must be "):
+            require_span(NO_SPANS[number], "within", most=most)
+    for span in (timedelta(seconds=5), 5, 5.0, OwnInt(5), OwnFloat(5)):
+        assert require_span(span, "within") == 5.0
+
+
+NO_FLAGS = [None, 0, 1, 1.0, "", "no", "False", b"", [], [False], OwnInt(1), object()]
+
+
+@pytest.mark.parametrize("flag", NO_FLAGS, ids=range(len(NO_FLAGS)))
+def test_a_flag_is_true_or_false(flag: Any) -> None:
+    """A text that says no would count as yes."""
+    assert (require_flag(True, "dry_run"), require_flag(False, "dry_run")) == (True, False)
+    with pytest.raises(TypeError, match=r"^dry_run must be True or False, not \w+$"):
+        require_flag(flag, "dry_run")

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import SecretStr
 
-from pipelit_agents import Keyring, Pipelit
+from pipelit_agents import Agent, Approvers, Keyring, Pipelit
 from pipelit_agents.approvals import approval_digest
-from pipelit_agents.errors import ConfigurationError, PayloadError, UnsealError
+from pipelit_agents.errors import (
+    ConfigurationError,
+    InvalidUsername,
+    PayloadError,
+    UnsealError,
+)
+from pipelit_agents.server import make_auth
 
 # Each test process has to give the same names to the cases.
 KEY = "8Yv0rJmS2bXq7Wc1tNfKd5Zg9LhPz3EuAoVi6TsBwMk="
@@ -93,3 +100,60 @@ def test_what_can_not_be_decrypted_is_named(
                 work()
             assert "Is one set" in str(caught.value) or "is one set" in str(caught.value)
             assert "pipelit-agents check" in str(caught.value)
+
+
+FLAGS: dict[str, Callable[[Pipelit, Any], object]] = {
+    "may_create_agents": lambda p, flag: p.users.create_agent(
+        "agent_new", owner="alice", purpose="p", may_create_agents=flag
+    ),
+    "may_create_agents of an agent": lambda p, flag: p.users.change_agent(
+        "agent_writer", may_create_agents=flag
+    ),
+    "check_audience": lambda p, flag: p.agent("agent_writer").totp_code(
+        audience="agent_nobody", check_audience=flag
+    ),
+    "unproven": lambda p, flag: p.approvals.deny("apr_" + "0" * 32, "alice", unproven=flag),
+    "not_requester": lambda _, flag: Approvers(["alice"], not_requester=flag),
+    "with_arguments": lambda p, flag: p.approvals.register.export(print, with_arguments=flag),
+    "owner_filter": lambda p, flag: make_auth(p, owner_filter=flag),
+    "dry_run": lambda p, flag: p.apply("accounts.yaml", dry_run=flag),
+}
+
+
+@pytest.mark.parametrize("flag", ["no", 1, 0, ""], ids=repr)
+@pytest.mark.parametrize("name", FLAGS)
+def test_a_flag_that_protects_is_true_or_false(
+    pipelit: Pipelit, writer: Agent, name: str, flag: Any
+) -> None:
+    """What only looks like True or False doesn't switch a check off, or publish a value."""
+    argument = name.partition(" ")[0]
+    with pytest.raises(TypeError, match=f"^{argument} must be True or False, not "):
+        FLAGS[name](pipelit, flag)
+
+
+TEXTS: dict[str, Callable[[Pipelit, Any], object]] = {
+    "subject": lambda p, it: p.audit.list(subject=it),
+    "actor": lambda p, it: p.audit.page(actor=it),
+    "action": lambda p, it: p.audit.list(action=it),
+    "person": lambda p, it: p.audit.page(person=it),
+    "owner": lambda p, it: p.users.list(owner=it),
+    "uri": lambda p, it: p.users.enroll_peer(it, name="agent_peer", domain="other"),
+    "heads": lambda p, it: p.audit.verify(it),
+}
+
+
+@pytest.mark.parametrize("value", [5, b"alice", ["alice"], object()], ids=lambda it: str(type(it)))
+@pytest.mark.parametrize("argument", TEXTS)
+def test_a_text_is_text(pipelit: Pipelit, argument: str, value: Any) -> None:
+    """Another value would match nothing, as if there were nothing, or fail in the database."""
+    with pytest.raises((TypeError, InvalidUsername), match=f"^{argument} must be "):
+        TEXTS[argument](pipelit, value)
+
+
+@pytest.mark.parametrize("heads", ["", b"", "{}", [""], None], ids=repr)
+def test_a_line_is_no_head(pipelit: Pipelit, heads: Any) -> None:
+    """An empty file isn't taken for a trail of which nobody kept a head."""
+    with pytest.raises(TypeError, match="heads must be AuditHead or a list of them"):
+        pipelit.audit.verify(heads)
+    pipelit.audit.seal()
+    assert pipelit.audit.verify(iter([pipelit.audit.head()])).problems == ()  # type: ignore[arg-type]

@@ -47,9 +47,14 @@ class AccountLists(AccountService):
     aget: Final = off_the_loop(get)
 
     def list(self, *, owner: str | None = None) -> Sequence[User]:
-        """Return all accounts sorted by name, or only those of one root owner."""
+        """Return all accounts sorted by name, or only those of one root owner.
+
+        Raises:
+            InvalidUsername: The owner isn't a username.
+        """
         query = select(UserRow.__table__).order_by(UserRow.username)
         if owner is not None:
+            require_username(owner, argument="owner")
             query = query.where(UserRow.root_owner == owner)
         with self._database.reading() as connection:
             return [user_of(row) for row in connection.execute(query)]

@@ -10,7 +10,7 @@ from typing import Final
 from pydantic import SecretStr
 from sqlalchemy import Connection, select, update
 
-from pipelit_agents._bounds import require_duration
+from pipelit_agents._bounds import require_duration, require_flag
 from pipelit_agents._discretion import discreet
 from pipelit_agents._twins import off_the_loop
 from pipelit_agents.accounts.lookup import find_account, find_agent, require_purpose, storable
@@ -81,11 +81,7 @@ class AgentChanges(AccountService):
         if purpose is not None:
             changed["purpose"] = storable(require_purpose(purpose), "purpose")
         if may_create_agents is not None:
-            if type(may_create_agents) is not bool:
-                raise TypeError(
-                    f"may_create_agents must be a bool, not {type(may_create_agents).__name__}"
-                )
-            changed["may_create_agents"] = may_create_agents
+            changed["may_create_agents"] = require_flag(may_create_agents, "may_create_agents")
         self._lock_accounts(connection, username)
         row = find_agent(connection, username)
         if changed:

@@ -96,12 +96,17 @@ class Peers(AccountService):
 
         Raises:
             InvalidUsername: A name is malformed.
+            TypeError: The URI isn't text.
             ValueError: The URI is another account's, its secret is too short, or it has parameters
                 that aren't supported. Or another account has this secret.
             UserExists: The name is taken, and not by a deactivated peer of that domain.
             ConfigurationError: There is no key to encrypt the secret with.
         """
         uri = SecretStr(uri) if isinstance(uri, str) else uri
+        if not isinstance(uri, SecretStr):
+            raise TypeError(
+                f"uri must be what users.issue_peering returned, not {type(uri).__name__}"
+            )
         require_new_username(name, argument="name")
         require_new_username(domain, argument="domain")
         peer = read_uri(uri, name=name)

@@ -99,7 +99,7 @@ def reach_of(user: User, action: Action) -> Reach:
     Raises:
         ValueError: The table has no such action.
     """
-    if action not in ACTIONS:
+    if not isinstance(action, str) or action not in ACTIONS:
         raise ValueError(f"action: the table of permissions has no {quoted(action)}")
     reaches = ACTIONS[action]
     if not user.active or user.kind == "peer":

@@ -9,6 +9,7 @@ from typing import Final
 
 from sqlalchemy import Connection, select, update
 
+from pipelit_agents._bounds import require_flag
 from pipelit_agents._twins import off_the_loop
 from pipelit_agents.accounts.account_lanes import AccountLanes
 from pipelit_agents.accounts.account_lists import AccountLists
@@ -169,7 +170,7 @@ class Users(AccountLists, AccountLanes, AgentChanges, ApiKeys, Peers, Roles):
             QuotaExceeded: The root owner, or an agent among the owners, has as many active agents
                 as the policy allows.
             ConfigurationError: There is no key to encrypt its TOTP secret with.
-            TypeError: The purpose isn't text.
+            TypeError: The purpose isn't text, or ``may_create_agents`` isn't a bool.
             ValueError: The purpose is empty, or ``key_expires_at`` is past.
         """
         name = require_new_username(username)
@@ -203,6 +204,7 @@ class Users(AccountLists, AccountLanes, AgentChanges, ApiKeys, Peers, Roles):
         self._require_may_own(connection, belongs_to)
         if may_create_agents is None:
             may_create_agents = belongs_to.kind == "human"
+        require_flag(may_create_agents, "may_create_agents")
         root = belongs_to.root_owner
         requester = owner if created_by is None else created_by
         secret = secrets.token_bytes(SECRET_BYTES)

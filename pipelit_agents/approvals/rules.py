@@ -9,7 +9,7 @@ from typing import Final, TypeAlias
 
 from sqlalchemy import Connection
 
-from pipelit_agents._bounds import require_count
+from pipelit_agents._bounds import require_count, require_flag
 from pipelit_agents.approvals import tags
 from pipelit_agents.approvals.arguments import WEEK, require_approvers, require_lifetime
 from pipelit_agents.database.engine import Database
@@ -88,8 +88,7 @@ class Approvers:
         for argument, value in (("show", self.show), ("when", self.when)):
             if value is not None and not callable(value):
                 raise TypeError(f"{argument} must be a function of the arguments, or None")
-        if type(self.not_requester) is not bool:
-            raise TypeError("not_requester must be True or False")
+        require_flag(self.not_requester, "not_requester")
         if self.escalate_to is not None:
             self._check_next(self.escalate_to)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Final
 
-from pipelit_agents._bounds import require_count, require_span
+from pipelit_agents._bounds import require_count, require_flag, require_span
 from pipelit_agents._core import Core
 from pipelit_agents._discretion import discreet
 from pipelit_agents._twins import off_the_loop
@@ -175,6 +175,7 @@ class ApprovalService:
             ApprovalClosed: It was denied or used, or has expired.
             UserInactive: There is no code, and the person was deactivated.
             VerificationError: As ``decide``.
+            TypeError: ``reason`` isn't text, or ``unproven`` isn't a bool.
             ValueError: The reason is too long.
         """
         if not isinstance(reason, str):
@@ -183,6 +184,7 @@ class ApprovalService:
             raise ValueError(f"reason must be at most {_MAX_REASON:,} characters")
         if any("\ud800" <= character <= "\udfff" for character in reason):
             raise ValueError("reason: text with a lone surrogate can't be stored")
+        require_flag(unproven, "unproven")
         if code is not None:
             return self._answer(id, username, code, "denied", reason)
         name = require_username(username)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
@@ -218,9 +218,9 @@ class AuditTrail:
 
         Raises:
             ConfigurationError: There is no key.
+            TypeError: ``heads`` is something else, such as the line of a head.
         """
-        kept = [heads] if isinstance(heads, AuditHead) else heads
-        return verifying.verify(self._database, self._keyring(), self._clock, kept)
+        return verifying.verify(self._database, self._keyring(), self._clock, _kept(heads))
 
     averify: Final = off_the_loop(verify)
 
@@ -285,6 +285,18 @@ class AuditTrail:
             )  # fmt: skip
 
 
+def _kept(heads: object) -> Sequence[AuditHead]:
+    """Return the heads that somebody kept, as a list."""
+    if isinstance(heads, AuditHead):
+        return [heads]
+    # A text isn't a list of heads, and that of an empty file would be an empty list.
+    if isinstance(heads, Iterable) and not isinstance(heads, str | bytes):
+        listed = list(heads)
+        if all(isinstance(each, AuditHead) for each in listed):
+            return listed
+    raise TypeError("heads must be AuditHead or a list of them: AuditHead.from_json(line)")
+
+
 def _conditions(
     subject: str | None,
     actor: str | None,
@@ -295,6 +307,10 @@ def _conditions(
 ) -> list[ColumnElement[bool]]:
     if outcome not in (None, "ok", "refused"):
         raise ValueError(f"outcome must be 'ok' or 'refused', not {quoted(outcome)}")
+    filters = {"subject": subject, "actor": actor, "action": action, "person": person}
+    for argument, wanted in filters.items():
+        if not isinstance(wanted, str | None):
+            raise TypeError(f"{argument} must be text, not {type(wanted).__name__}")
     where: list[ColumnElement[bool]] = [
         column == wanted
         for column, wanted in (

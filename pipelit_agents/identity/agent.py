@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, NoReturn
 
-from pipelit_agents._bounds import require_seconds
+from pipelit_agents._bounds import require_flag, require_seconds
 from pipelit_agents._discretion import discreet
 from pipelit_agents._run_context import run_context
 from pipelit_agents._twins import off_the_loop
@@ -89,7 +89,7 @@ class Agent:
                 ``check_audience`` is set, and there is no such active agent.
             RateLimited: Too many audiences were refused in the last minute.
             InvalidUsername: The audience is not a username, or is this agent.
-            TypeError: The message isn't text.
+            TypeError: The message isn't text, or ``check_audience`` isn't a bool.
             ValueError: The message can't be bound, or there is no audience for it.
             UnsealError: The secret can't be decrypted with this keyring.
         """
@@ -106,7 +106,7 @@ class Agent:
             raise InvalidUsername(
                 "audience: an agent doesn't verify itself", username=self.username
             )
-        if check_audience and audience is not None:
+        if require_flag(check_audience, "check_audience") and audience is not None:
             self._identity.bad_input.require_audience(self.username, audience)
         step = int(self.now()) // PERIOD
         if audience is None:

@@ -8,7 +8,7 @@ from typing import Final
 
 from sqlalchemy import Connection
 
-from pipelit_agents._bounds import require_count
+from pipelit_agents._bounds import require_count, require_flag
 from pipelit_agents._core import Core
 from pipelit_agents._twins import off_the_loop
 from pipelit_agents.approvals import tags
@@ -140,7 +140,9 @@ class ApprovalRegister:
         Raises:
             ConfigurationError: There is no key, or the newest one isn't this database's.
             StorageError: The database can't be reached.
+            TypeError: ``with_arguments`` isn't a bool.
         """
+        require_flag(with_arguments, "with_arguments")
         with self._reading() as (connection, keyring, head):
             # A seal under another key would be worth nothing to those who have this database's.
             check_fitting(connection, keyring)
