@@ -205,7 +205,7 @@ def test_a_page_names_only_what_is_there(page: Path) -> None:
 
 @pytest.mark.slow
 def test_every_module_has_a_place_on_the_page() -> None:
-    """Who looks for a file by its purpose finds it on the page, whatever the file is."""
+    """Readers can find every file on the page by its purpose."""
     named = {file for token in code(ARCHITECTURE) if FILE.match(token) for file in resolve(token)}
     there = {file for home in HOMES for file in (ROOT / home).rglob("*.py")}
     there |= {*SCRIPTS.rglob("*.js"), *(ROOT / "pipelit_agents").rglob("*.lua")}
@@ -272,6 +272,29 @@ def test_where_it_is_added_is_said(what: str) -> None:
         ), title
 
 
+def core_files() -> set[Path]:
+    """The modules of the trusted core."""
+    home = ROOT / "pipelit_agents"
+    return {
+        file
+        for each in CORE
+        for file in ([home / each] if each.endswith(".py") else (home / each).rglob("*.py"))
+        if defined(file) - {"__all__"}
+    }
+
+
+def test_a_row_that_touches_the_core_has_a_star() -> None:
+    """A change of the trusted core is reviewed by itself, so a row says whether it is one."""
+    core = core_files()
+    found = 0
+    for first, *others in rows(section(page(), "Where a change belongs")):
+        named = CODE.findall(" ".join([first, *others]))
+        touches = any(file in core for each in named if FILE.match(each) for file in resolve(each))
+        assert first.endswith(" \\*") == touches, first
+        found += touches
+    assert found > 10
+
+
 def test_an_auditor_reads_the_whole_core() -> None:
     """Each module of the trusted core is in the order of reading once, and its building starred."""
     order = rows(section(page(), "What an auditor reads"))[1:]
@@ -280,13 +303,7 @@ def test_an_auditor_reads_the_whole_core() -> None:
         for each in CODE.findall(files):
             for file in resolve(each):
                 listed[file] += 1
-    home = ROOT / "pipelit_agents"
-    core = {
-        file
-        for each in CORE
-        for file in ([home / each] if each.endswith(".py") else (home / each).rglob("*.py"))
-        if defined(file) - {"__all__"}
-    }
+    home, core = ROOT / "pipelit_agents", core_files()
     assert {str(each.relative_to(home)) for each in core - listed.keys()} == set()
     assert {str(each) for each in core if listed[each] != 1} == set()
     assert drawn()[2] == {each.split("/")[0] for each in CORE}
