@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from time import thread_time
 from typing import Any
 
 import pytest
@@ -252,6 +251,7 @@ def test_init_below_others_env_says_nothing(
     assert ("warning" in told(run("init", "--json"))) == warned
 
 
+@pytest.mark.timeout(60)
 @pytest.mark.parametrize("part", ["\n", " ", "\t\n", "export ", "PIPELIT_A", "PIPELIT_A\n"])
 def test_init_below_an_env_of_any_text_does_not_hang(
     run: Run, folder: Path, part: str, monkeypatch: pytest.MonkeyPatch
@@ -260,9 +260,7 @@ def test_init_below_an_env_of_any_text_does_not_hang(
     (folder / ".env").write_text(part * 20_000)
     (folder / "app").mkdir()
     monkeypatch.chdir(folder / "app")
-    began = thread_time()
     assert "warning" not in told(run("init", "--json"))
-    assert thread_time() - began < 5
 
 
 def test_init_with_a_database_elsewhere_makes_no_second_one(
