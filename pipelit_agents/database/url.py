@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from sqlalchemy import Engine, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
@@ -10,6 +12,8 @@ from pipelit_agents.database.sqlite import BUSY_TIMEOUT, sqlite_file
 from pipelit_agents.errors import ConfigurationError
 
 __all__ = ["engine_of"]
+
+_OTHER: Final = "it must be sqlite:///… or postgresql+psycopg://…"
 
 
 def engine_of(url: str, pool_size: int, *, create: bool) -> Engine:
@@ -33,7 +37,7 @@ def engine_of(url: str, pool_size: int, *, create: bool) -> Engine:
         if parsed.get_backend_name() == "postgresql":
             return server(parsed, pool_size, wait=BUSY_TIMEOUT)
         if parsed.get_backend_name() != "sqlite":
-            raise ArgumentError("it must be sqlite:///… or postgresql+psycopg://…")  # noqa: TRY301 - said below
+            raise ArgumentError(_OTHER)  # noqa: TRY301 - said below
         if dialect.driver != "pysqlite":
             raise ArgumentError(f"the driver must be pysqlite, not {dialect.driver}")  # noqa: TRY301 - said below
     except ValueError:
@@ -48,8 +52,13 @@ def engine_of(url: str, pool_size: int, *, create: bool) -> Engine:
             "postgresql+psycopg://…: pip install 'pipelit-agents[postgres]'"
         ) from None
     except (ArgumentError, NoSuchModuleError) as error:
+        # Hosting services give this form, which SQLAlchemy doesn't know.
+        old = url.startswith("postgres://")
+        why = "write postgresql+psycopg:// in place of postgres://" if old else error
+        if not old and (isinstance(error, NoSuchModuleError) or "://" not in url):
+            why = _OTHER
         raise ConfigurationError(
-            f"{URL_SETTING} is not a database URL that can be used here ({error}); for example: "
+            f"{URL_SETTING} is not a database URL that can be used here ({why}); for example: "
             "sqlite:///.pipelit/agents.db, or postgresql+psycopg://user@host/database with "
             "pip install 'pipelit-agents[postgres]'"
         ) from None

@@ -112,6 +112,26 @@ def test_a_secret_option_is_in_no_message(option: str) -> None:
     assert "127.0.0.1:1" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("address", "says"),
+    [
+        ("postgres://u:pw@db.example/app", "write postgresql+psycopg:// in place of postgres://"),
+        ("sqlit:///agents.db", "it must be sqlite:///… or postgresql+psycopg://…"),
+        ("mysql://u:pw@db.example/app", "it must be sqlite:///… or postgresql+psycopg://…"),
+        ("agents.db", "it must be sqlite:///… or postgresql+psycopg://…"),
+    ],
+)
+def test_another_address_is_refused_in_plain_words(address: str, says: str) -> None:
+    """Also one that a hosting service gives, and nothing about the plugins of SQLAlchemy."""
+    with (
+        Pipelit(database_url=address, encryption_keys=[Keyring.generate_key()]) as pipelit,
+        pytest.raises(ConfigurationError) as caught,
+    ):
+        pipelit.users.list()
+    assert f"can be used here ({says}); for example: sqlite:///" in str(caught.value)
+    assert "pw" not in str(caught.value)
+
+
 def test_another_driver_is_refused() -> None:
     """Transactions are begun as psycopg 3 lets us; another driver wouldn't commit them."""
     with (
