@@ -18,6 +18,7 @@ from pipelit_agents.graphs.agent_tool import is_tool_name
 from pipelit_agents.graphs.answer_content import MEDIA_TYPES, Content, required_media_types
 from pipelit_agents.graphs.spawn.ceiling import ChildCredentials
 from pipelit_agents.graphs.spawn.gates import TaskApprovers
+from pipelit_agents.identity.agent import require_handle
 from pipelit_agents.operations.approval_notices import OnRequest
 
 from .answers import AnswerForm, answers_in_words
@@ -131,6 +132,7 @@ class SpawnAndAwait(AgentTool):
         on_request: OnRequest | None = None,
         **options: Any,
     ) -> None:
+        require_handle(agent)
         if answer not in get_args(AnswerForm):
             raise ValueError(
                 f"answer is {', '.join(map(repr, get_args(AnswerForm)))}; not {answer!r}"

@@ -75,7 +75,7 @@ def require_list(names: object, *, argument: str) -> Iterable[object]:
     """
     if not isinstance(names, Iterable) or isinstance(names, str | bytes):
         raise TypeError(
-            f'{argument} must be a list of usernames: ["agent_lead"], not {type(names).__name__}'
+            f'{argument} must be a list of usernames: ["NAME"], not {type(names).__name__}'
         )
     return names
 

@@ -124,9 +124,9 @@ def test_the_names_in_accept_from_are_checked(
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        (lambda lead: lead, r'must be a list of usernames: \["agent_lead"\], not Agent'),
-        (lambda lead: "agent_lead", r'must be a list of usernames: \["agent_lead"\], not str'),
-        (lambda lead: 5, r'must be a list of usernames: \["agent_lead"\], not int'),
+        (lambda lead: lead, r'must be a list of usernames: \["NAME"\], not Agent'),
+        (lambda lead: "agent_lead", r'must be a list of usernames: \["NAME"\], not str'),
+        (lambda lead: 5, r'must be a list of usernames: \["NAME"\], not int'),
         (lambda lead: [lead], r"must be a username, as text, not Agent: pass its \.username"),
     ],
     ids=["handle", "name", "number", "list-of-handles"],

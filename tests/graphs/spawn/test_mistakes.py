@@ -143,7 +143,7 @@ MISTAKES: dict[str, tuple[Mistake, str]] = {
     ),
     "a handle for an allow list": (
         lambda w: w.put(allow=w.agent),
-        r'allow must be a list of usernames: \["agent_lead"\], not Agent',
+        r'allow must be a list of usernames: \["NAME"\], not Agent',
     ),
     "handles in an allow list": (
         lambda w: w.put(allow=[w.agent]),
@@ -227,7 +227,7 @@ MISTAKES: dict[str, tuple[Mistake, str]] = {
     ),
     "a tool of nobody": (
         lambda w: SpawnAndAwait(agent="agent_writer", children={}),  # type: ignore[arg-type]
-        "must be a handle",
+        "^agent must be a handle",
     ),
     "an agent for a Pipelit": (
         lambda w: approve_with_totp(w.agent, approvers=["alice"], reason="x"),  # type: ignore[arg-type]
