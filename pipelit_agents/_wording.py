@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import math
 import re
+import shlex
 import unicodedata
+from collections.abc import Iterable
 from typing import Final
 
-__all__ = ["LONGEST_MESSAGE", "bindable", "in_words", "json_line", "visible_json"]
+__all__ = ["LONGEST_MESSAGE", "bindable", "in_words", "json_line", "typed_paths", "visible_json"]
 
 LONGEST_MESSAGE: Final = 4_000
 
@@ -78,6 +80,12 @@ def json_line(text: str) -> str:
 def visible_json(text: str) -> str:
     """Return JSON of the same value, with all invisible characters escaped."""
     return _NOT_ASCII.sub(_escaped_if_invisible, text)
+
+
+def typed_paths(paths: Iterable[object]) -> str:
+    """Return paths as they are typed in a shell, for a command that is copied."""
+    # A path that begins with a dash would be read as an option.
+    return shlex.join(f"./{path}" if str(path).startswith("-") else str(path) for path in paths)
 
 
 def in_words(seconds: float) -> str:

@@ -126,7 +126,7 @@ class ApiKeys(AccountService):
             InvalidUsername: The username is malformed.
             UserNotFound: There is no such account.
             UserInactive: It was deactivated.
-            ValueError: The expiry has no time zone, or is past.
+            ValueError: The name is empty or blank, or the expiry has no time zone or is past.
         """
         require_username(username)
         with self._database.writing(durable=True) as connection:
@@ -146,6 +146,8 @@ class ApiKeys(AccountService):
         by: str = OPERATOR,
     ) -> NewApiKey:
         """Create a key as ``issue_api_key`` does, in the caller's transaction."""
+        if isinstance(name, str) and not name.strip():
+            raise ValueError("name must say where the key is used, such as laptop")
         expires = self._expiry("expires_at", expires_at)
         row = find_account(connection, username)
         require_active(row)

@@ -20,6 +20,7 @@ from typing import Any, Final, NoReturn, Protocol, TextIO, TypeGuard, get_args
 import typer
 from typer.core import TyperGroup
 
+from pipelit_agents.cli.near_names import did_you_mean, either
 from pipelit_agents.cli.output import print_wrapped, safe
 from pipelit_agents.cli.typed_words import may_be_typed_secret, typed_words, unsaid
 
@@ -64,6 +65,7 @@ _OTHER_WORDS: Final[Mapping[str, Sequence[str]]] = {
 _TO_LIST: Final = frozenset({"cat", "get", "list", "ls", "show"})
 # An option that somebody typed, if it is made of a few ordinary words.
 _PLAIN_OPTION: Final = re.compile(r"--[a-z]{1,15}(?:-[a-z]{1,15}){0,2}")
+_LETTER_OPTION: Final = re.compile(r"-[A-Za-z]")
 _SECRET_OPTION: Final = re.compile(r"auth|code|cred|key|otp|pass|pin|pw|secret|seed|token|value")
 
 
@@ -294,17 +296,28 @@ def _no_such_option(typed: str, options: Mapping[str, _Parameter], rest: list[st
 
     It is only named if it is an ordinary word, and is what was typed up to the ``=``.
     """
+    if _LETTER_OPTION.fullmatch(typed) and typed in rest:
+        # It is too short for a secret. A word after it may be one, as in `-p hunter2`.
+        meant = _meant_by_letter(typed[1], [*options, "--help"])
+        last = [] if rest[-1] == typed else [_NEVER_TYPED]
+        return ". ".join([f"there is no option {typed}{did_you_mean(meant)}", *last])
     is_plain = _PLAIN_OPTION.fullmatch(typed) and not may_be_typed_secret(typed.lstrip("-"))
     if not is_plain or typed not in {word.partition("=")[0] for word in rest}:
         close = get_close_matches(typed, options, 1)
-        return f"there is no such option{_did_you_mean(close)}. {_NEVER_TYPED}"
+        return f"there is no such option{did_you_mean(close)}. {_NEVER_TYPED}"
     named = f"there is no option {typed}"
     if close := get_close_matches(typed, options, 1):
-        said = f"{named}{_did_you_mean(close)}"
+        said = f"{named}{did_you_mean(close)}"
     else:
         every = [each for each in options if each.startswith("--")]
         said = f"{named}; available options: {', '.join(every)}" if every else named
     return f"{said}. {_NEVER_TYPED}" if _SECRET_OPTION.search(typed) else said
+
+
+def _meant_by_letter(letter: str, options: Sequence[str]) -> list[str]:
+    """Return the options that begin with a letter, in upper or lower case."""
+    found = [each for each in options if each.startswith(f"--{letter.lower()}")]
+    return found if len(found) <= _MAX_SUGGESTIONS else []
 
 
 def _missing(command: _Command, words: list[str], first: _Parameter | None) -> list[str]:
@@ -366,7 +379,7 @@ def _expected(parameter: _Parameter | None) -> str:
     kind = getattr(parameter, "type", None)
     annotation = getattr(described, "annotation", None)
     if choices := get_args(annotation) or getattr(kind, "choices", ()):
-        return _either(list(map(str, choices)))
+        return either(list(map(str, choices)))
     bounds = getattr(described, "parameter_info", None) or kind
     least, most = getattr(bounds, "min", None), getattr(bounds, "max", None)
     if annotation is int or least is not None or "integer" in str(getattr(kind, "name", "")):
@@ -387,10 +400,10 @@ def _meant(root: _Command, group: _Command, words: list[str], rest: list[str]) -
         return f" (did you mean pipelit-agents {' '.join(path)}, without a command?)"
     same = [each for each in _OTHER_WORDS.get(word, ()) if each in inner][:1]
     if found := same or get_close_matches(word, _shown(group), 1):
-        return _did_you_mean(found)
+        return did_you_mean(found)
     elsewhere = _elsewhere(root, word)
     # In a group, the commands of all others aren't what was meant: most have a `list`.
-    return _did_you_mean(elsewhere) if group is root or len(elsewhere) == 1 else ""
+    return did_you_mean(elsewhere) if group is root or len(elsewhere) == 1 else ""
 
 
 def _elsewhere(root: _Command, word: str) -> list[str]:
@@ -399,15 +412,6 @@ def _elsewhere(root: _Command, word: str) -> list[str]:
     close = get_close_matches(word, {path[-1] for path in paths}, 1)
     names = {*close, word, *_OTHER_WORDS.get(word, ())[:1]}
     return [" ".join(path) for path in paths if path[-1] in names][:_MAX_SUGGESTIONS]
-
-
-def _did_you_mean(names: Sequence[str]) -> str:
-    return f" (did you mean {_either(names)}?)" if names else ""
-
-
-def _either(names: Sequence[str]) -> str:
-    *others, last = names
-    return f"{', '.join(others)} or {last}" if others else last
 
 
 def _paths(command: _Command, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from typing import Annotated, Final, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Annotated, Final, Literal, TypeAlias, cast
 
 import typer
 
 from pipelit_agents.cli._arguments import AsJson, ExpiresIn, Name, Yes, duration, example, expiry
 from pipelit_agents.cli.api_keys import keys
 from pipelit_agents.cli.failures import reporting
-from pipelit_agents.cli.output import hand_over, show
+from pipelit_agents.cli.output import hand_over, print_wrapped, show
 from pipelit_agents.cli.prompts import confirm, read_secret
 from pipelit_agents.cli.tables import Column, columns_of, show_table
+
+if TYPE_CHECKING:
+    from pipelit_agents import User
 
 __all__ = ["agents", "users"]
 
@@ -51,6 +55,10 @@ _NO_ACCOUNT: Final = "There are no accounts yet. Create one:\n  pipelit-agents u
 _NO_AGENT: Final = (
     "There are no agents yet. Create one:\n"
     "  pipelit-agents agents create agent_lead --owner alice --purpose research"
+)
+_NO_OPERATOR: Final = (
+    "Nobody is an operator now, so the next person that is created becomes one. To choose one: "
+    "pipelit-agents users role NAME operator"
 )
 
 
@@ -110,7 +118,10 @@ def set_role(
 
     with Pipelit.from_env() as pipelit:
         user = pipelit.users.set_role(username, cast("RoleName", role))
+        has_operator = pipelit.users.has_operator()
     show("Done.", {"username": user.username, "role": user.role}, as_json=as_json)
+    if not has_operator and not as_json:
+        print_wrapped(_NO_OPERATOR)
 
 
 @agents.command(
@@ -164,9 +175,24 @@ def list_agents(
     from pipelit_agents import Pipelit
 
     with Pipelit.from_env() as pipelit:
-        found = [user for user in pipelit.users.list(owner=owner) if user.kind == "agent"]
+        everybody = pipelit.users.list(
+            owner=None if owner is None else pipelit.users.get(owner).root_owner
+        )
+    found = [
+        user
+        for user in (everybody if owner is None else _owned_by(owner, everybody))
+        if user.kind == "agent"
+    ]
     empty = _NO_AGENT if owner is None else f"The account {owner} owns no agents."
     show_table(found, (_USERNAME, *_COLUMNS), as_json=as_json, empty=empty)
+
+
+def _owned_by(owner: str, family: Sequence[User]) -> Iterator[User]:
+    """Return the accounts that an account owns, directly or through agents that it owns."""
+    owners = {owner}
+    while more := {each.username for each in family if each.owner in owners} - owners:
+        owners |= more
+    return (each for each in family if each.username in owners - {owner})
 
 
 @agents.command("rotate-totp", epilog=example("agents rotate-totp agent_lead --overlap 10m"))
@@ -255,12 +281,14 @@ def deactivate(username: Name, *, yes: Yes = False, as_json: AsJson = False) -> 
     """Deactivate an account and all agents that it owns. This can't be undone."""
     from pipelit_agents import Pipelit
 
-    confirm(f"Deactivate {username} and all agents that it owns? It can't be undone.", yes=yes)
     with Pipelit.from_env() as pipelit:
+        account = pipelit.users.get(username)
+        confirm(f"Deactivate {username} and all agents that it owns? It can't be undone.", yes=yes)
         ended = pipelit.users.deactivate(username)
         # An agent has none.
-        is_person = pipelit.users.get(username).kind == "human"
+        is_person = account.kind == "human"
         kept = pipelit.credentials.count(person=username) if is_person else 0
+        has_operator = pipelit.users.has_operator()
     fields: dict[str, object] = {"deactivated": list(ended)}
     show("Done.", fields | ({"own_credentials": kept} if kept else {}), as_json=as_json)
     if kept and not as_json:
@@ -269,6 +297,8 @@ def deactivate(username: Name, *, yes: Yes = False, as_json: AsJson = False) -> 
             f"pipelit-agents credentials list --person {username}. Delete them: "
             f"pipelit-agents credentials delete --all --person {username}"
         )
+    if ended and not has_operator and not as_json:
+        print_wrapped(_NO_OPERATOR)
 
 
 @users.command("lanes", epilog=example("users lanes alice"))

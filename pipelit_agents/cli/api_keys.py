@@ -75,7 +75,8 @@ def revoke_key(
     """Revoke an API key immediately."""
     from pipelit_agents import Pipelit
 
-    confirm(f"Revoke the API key {key_id}?", yes=yes)
     with Pipelit.from_env() as pipelit:
+        found = pipelit.users.get_api_key(key_id)
+        confirm(f"Revoke the API key {key_id} of {found.username}?", yes=yes)
         pipelit.users.revoke_api_key(key_id)
     show("Done.", {"revoked": key_id}, as_json=as_json)

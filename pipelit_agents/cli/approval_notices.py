@@ -14,12 +14,13 @@ import typer
 
 from pipelit_agents.cli._arguments import AsJson
 from pipelit_agents.cli.failures import reporting
-from pipelit_agents.cli.output import safe
+from pipelit_agents.cli.near_names import with_near_name
+from pipelit_agents.cli.output import print_wrapped, safe
 from pipelit_agents.cli.tables import Column, columns_of, show_table
-from pipelit_agents.errors import StorageError
+from pipelit_agents.errors import ConfigurationError, CredentialNotFound, StorageError
 
 if TYPE_CHECKING:
-    from pipelit_agents import ApprovalNotices, NoticeResult, Webhook
+    from pipelit_agents import ApprovalNotices, NoticeResult, Pipelit, Webhook
 
 __all__ = ["notify"]
 
@@ -70,6 +71,7 @@ def notify(
     )
     receiver = Webhook(webhook, credential, include_arguments=include_arguments, timeout=timeout)
     with Pipelit.from_env() as pipelit:
+        _require_credential(pipelit, credential)
         if not watch:
             results = pipelit.approvals.notices.send_due(receiver)
             _show(results, as_json=as_json)
@@ -80,6 +82,19 @@ def notify(
             while True:
                 _round(pipelit.approvals.notices, receiver, as_json=as_json)
                 time.sleep(every)
+
+
+def _require_credential(pipelit: Pipelit, credential: str) -> None:
+    """Fail before the notices do, because each would then wait longer for its next attempt."""
+    try:
+        pipelit.credentials.get(credential.partition(":")[0], unreadable=True)
+    except CredentialNotFound as error:
+        if pipelit.approvals.pending():
+            raise
+        print_wrapped(f"warning: {with_near_name(error, str(error))}", err=True)
+    except (ConfigurationError, StorageError):
+        # Each round of a watch says it.
+        pass
 
 
 def _round(notices: ApprovalNotices, receiver: Webhook, *, as_json: bool) -> None:

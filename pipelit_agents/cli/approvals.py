@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO, Final, TextIO
 
 import typer
 
+from pipelit_agents._wording import typed_paths
 from pipelit_agents._words import quoted, recordable
 from pipelit_agents.cli._arguments import AsJson, example
 from pipelit_agents.cli.failures import reporting
@@ -48,6 +49,11 @@ Id = Annotated[
 ]
 User = Annotated[str, typer.Option("--user", help="The person who answers.")]
 
+# The command can't tell whether the program that asked still waits.
+_STILL_WAITS: Final = (
+    "Each can be answered until its time is over, even if its program has ended.",
+    "To end one: pipelit-agents approvals deny ID --user NAME",
+)
 # Codes that a person can type at the prompt until one is right.
 _MAX_CODES: Final = 3
 _LIMIT: Final = (
@@ -76,6 +82,8 @@ def list_questions(
     from pipelit_agents import Pipelit
 
     with Pipelit.from_env() as pipelit:
+        if user is not None:
+            pipelit.users.get(user)  # Requires that there is such an account.
         found = (
             pipelit.approvals.register.list(limit=limit, person=user)
             if every
@@ -84,9 +92,12 @@ def list_questions(
     if as_json:
         show_table([document(each) for each in found], (), as_json=True)
         return
-    show_all(found) if every else show_pending(found)
+    show_all(found) if every else show_pending(found, user)
     if found:
         typer.echo("For all of one: pipelit-agents approvals show ID")
+    if found and not every:
+        for line in _STILL_WAITS:
+            print_wrapped(line)
 
 
 @approvals.command("show", epilog=example("approvals show ID"))
@@ -194,7 +205,7 @@ def export(
     fields = {
         "records": records,
         "file": str(path),
-        "next": f"pipelit-agents approvals verify {path}",
+        "next": f"pipelit-agents approvals verify {typed_paths([path])}",
     }
     show("Exported.", fields, as_json=as_json)
 

@@ -5,20 +5,21 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, TypedDict
 
 import typer
 
+from pipelit_agents._words import quoted
 from pipelit_agents.cli._arguments import AsJson, Yes, duration, example
 from pipelit_agents.cli.failures import reporting
 from pipelit_agents.cli.output import beside_others, moment, show
 from pipelit_agents.cli.prompts import confirm
 from pipelit_agents.cli.tables import Column, columns_of, show_table
-from pipelit_agents.errors import (
-    ConfigurationError,
-)
+from pipelit_agents.errors import ConfigurationError
+from pipelit_agents.protocol.usernames import OPERATOR
 
 if TYPE_CHECKING:
     from pipelit_agents import AuditEntry, AuditHead, Pipelit
@@ -70,7 +71,10 @@ def entries(
     actor: Annotated[str | None, typer.Option(help="Only requests of this account.")] = None,
     action: Annotated[
         str | None,
-        typer.Option(help="Only this action, or a group of actions that ends with a dot: verify."),
+        typer.Option(
+            help="Only this action; with a dot at its end, all actions that begin so, such as "
+            "`verify.` for `verify.proof`."
+        ),
     ] = None,
     outcome: Annotated[str | None, typer.Option(help="Only this outcome: ok or refused.")] = None,
     person: Annotated[
@@ -111,9 +115,42 @@ def entries(
             for entry in found:
                 _print_entry(entry, as_json=as_json)
         else:
-            show_table(found, _COLUMNS, as_json=False, empty="There are no such entries.")
+            show_table(found, _COLUMNS, as_json=False, empty=_nothing(pipelit, filters))
         if follow:
             _follow(pipelit, filters, {entry.id for entry in found}, as_json=as_json)
+
+
+def _nothing(pipelit: Pipelit, filters: _Filters) -> str:
+    """Return that there are no entries, and what may be mistyped in the filters."""
+    lines = ["There are no such entries."]
+    for option in ("subject", "actor", "person"):
+        name = filters[option]
+        if name is not None and name != OPERATOR and not _is_there(pipelit, option, name):
+            what = "account or credential" if option == "subject" else "account"
+            lines.append(f"--{option}: there is no {what} {quoted(name)}.")
+    action = filters["action"]
+    if action is not None and not action.endswith("."):
+        group = action.partition(".")[0]
+        if pipelit.audit.list(limit=1, action=f"{group}."):
+            lines.append(f"For all actions of the group: --action {group}.")
+    return "\n".join(lines)
+
+
+def _is_there(pipelit: Pipelit, option: str, name: str) -> bool:
+    """Return whether a name is that of an account, or of a credential if it is a subject."""
+    looks: list[Callable[[], object]] = [lambda: pipelit.users.get(name)]
+    if option == "subject":
+        looks.append(lambda: pipelit.credentials.get(name, unreadable=True))
+    for look in looks:
+        try:
+            look()
+        except (LookupError, ValueError):
+            continue
+        except ConfigurationError:
+            # There is one, and no key to describe it with.
+            pass
+        return True
+    return False
 
 
 def _follow(pipelit: Pipelit, filters: _Filters, seen: set[int], *, as_json: bool) -> None:

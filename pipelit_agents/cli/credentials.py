@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Iterator
+from contextlib import suppress
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated, Final, NoReturn, TypeVar
 
 import typer
@@ -14,10 +17,18 @@ from pipelit_agents.cli.failures import reporting
 from pipelit_agents.cli.output import print_wrapped, show
 from pipelit_agents.cli.prompts import confirm, read_secret, read_secrets
 from pipelit_agents.cli.tables import Column, columns_of, show_table
-from pipelit_agents.errors import CommonSecretWarning, ShortSecretWarning, UnknownAccountWarning
+from pipelit_agents.errors import (
+    CommonSecretWarning,
+    ConfigurationError,
+    InvalidUsername,
+    ShortSecretWarning,
+    UnknownAccountWarning,
+    UserNotFound,
+)
+from pipelit_agents.protocol.usernames import OPERATOR
 
 if TYPE_CHECKING:
-    from pipelit_agents import CredentialInfo
+    from pipelit_agents import CredentialInfo, Pipelit
 
 __all__ = ["credentials"]
 
@@ -47,6 +58,10 @@ _COLUMNS: Final = columns_of(
     Column("allow", title="who may open it"),
     Column("updated_at", "time"),
 )
+# The kinds of the documentation's examples.
+_KINDS: Final = ("api-key", "http", "llm", "totp", "webhook")
+# The least similarity of a word that somebody may have meant: `otp` of `totp`, `lmm` of `llm`.
+_NEAR: Final = 0.65
 # Exit codes; 2 means that a command was typed wrongly.
 _FAILED: Final = 1
 _UNTESTED: Final = 3
@@ -64,7 +79,13 @@ def put(
     name: Name,
     context: typer.Context,
     *,
-    kind: Annotated[str, typer.Option(help="The use of the secret, such as llm.")],
+    kind: Annotated[
+        str,
+        typer.Option(
+            help="The use of the secret, in your own word, such as llm, api-key or http; totp is "
+            "for the seed of an authenticator app."
+        ),
+    ],
     created_by: Annotated[str, typer.Option(help="The account that stores it, for the record.")],
     field: Annotated[
         list[str] | None,
@@ -124,9 +145,10 @@ def put(
             allow=allow or None,
             person=person,
         )
+        doubts = [] if as_json else list(_doubts(pipelit, info, created_by))
     if not as_json:
-        for each in caught:
-            print_wrapped(f"warning: {each.message}", err=True)
+        for each in (*(str(each.message) for each in caught), *doubts):
+            print_wrapped(f"warning: {each}", err=True)
     _show("Stored.", _fields(info), as_json=as_json)
 
 
@@ -232,16 +254,20 @@ def delete(
     if every:
         if name is not None or person is None:
             raise ValueError("--all deletes the own credentials of one person: --all --person NAME")
-        confirm(f"Delete all own credentials of {person}?", yes=yes)
         with Pipelit.from_env() as pipelit:
+            pipelit.credentials.count(person=person)  # Requires that there is such a person.
+            confirm(f"Delete all own credentials of {person}?", yes=yes)
             deleted = pipelit.credentials.delete_all(person=person)
         show("Done.", {"deleted": deleted, "person": person}, as_json=as_json)
         return
     if name is None:
         raise ValueError("name the credential to delete, or pass --all --person NAME")
     of = "" if person is None else f" of {person}"
-    confirm(f"Delete the credential {name}{of}?", yes=yes)
     with Pipelit.from_env() as pipelit:
+        # One that isn't there needs no confirmation, and one without its key can be deleted.
+        with suppress(ConfigurationError):
+            pipelit.credentials.get(name, person=person, unreadable=True)
+        confirm(f"Delete the credential {name}{of}?", yes=yes)
         pipelit.credentials.delete(name, person=person)
     whose = {} if person is None else {"person": person}
     show("Done.", {"deleted": name} | whose, as_json=as_json)
@@ -260,6 +286,30 @@ def _show(title: str, fields: dict[str, object], *, as_json: bool) -> None:
         typer.echo(
             "Values that are not searched for can leave a node. If one is a secret, store it in a "
             "separate field (--field) of at least 8 characters."
+        )
+
+
+def _doubts(pipelit: Pipelit, info: CredentialInfo, created_by: str) -> Iterator[str]:
+    """Return what may be a typing error in the words that somebody chose freely."""
+    if created_by != OPERATOR:
+        try:
+            pipelit.users.get(created_by)
+        except (InvalidUsername, UserNotFound):
+            yield f"--created-by names {created_by!r}, which is no account"
+    if info.kind in _KINDS:
+        return
+    others = {
+        each.kind
+        for each in pipelit.credentials.list(person=info.person, unreadable=True)
+        if each.name != info.name
+    }
+    # Only the kind `totp` changes what is done with a secret; `list --kind` selects by the others.
+    kinds = {each.lower(): each for each in (*others, *_KINDS)}
+    near = get_close_matches(info.kind.lower(), kinds, 1, _NEAR)
+    if info.kind not in others and near:
+        yield (
+            f"no other credential has the kind {info.kind!r}: did you mean {kinds[near[0]]}? To "
+            "change it, store the credential again"
         )
 
 

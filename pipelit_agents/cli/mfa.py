@@ -175,8 +175,9 @@ def reset(username: Name, *, yes: Yes = False, as_json: AsJson = False) -> None:
     """Turn a second factor off without a code, for a person who lost phone and recovery codes."""
     from pipelit_agents import Pipelit
 
-    confirm(f"Turn off the second factor of {username} without a code?", yes=yes)
     with Pipelit.from_env() as pipelit:
+        pipelit.mfa.status(username)  # An account that isn't there needs no confirmation.
+        confirm(f"Turn off the second factor of {username} without a code?", yes=yes)
         pipelit.mfa.reset(username)
     fields = {"username": username, "next": f"pipelit-agents mfa enroll {username}"}
     show("Off.", fields, as_json=as_json)

@@ -39,7 +39,7 @@ _PENDING: Final = columns_of(
 _ALL: Final = columns_of(
     Column("id", "id", head=True), Column("what", "cut"), "state", Column("asked", "time")
 )
-_NOTHING_WAITS: Final = "No question waits for an answer. For all questions: add --all"
+_NOTHING_WAITS: Final = "No question waits for {}. For all questions: add --all"
 # After a crash, somebody has to find out whether these calls took effect.
 _NO_RESULT: Final = ", and no result is stored: the tool is running, or its process ended before"
 # Characters and lines that a terminal of 80 columns and 24 lines shows together with the facts.
@@ -53,9 +53,10 @@ _FACTORS: Final = {
 }
 
 
-def show_pending(found: Sequence[ApprovalRequest]) -> None:
-    """Print a table of questions that wait for an answer."""
+def show_pending(found: Sequence[ApprovalRequest], person: str | None = None) -> None:
+    """Print a table of questions that wait for an answer, of one person or of anybody."""
     now = datetime.now(UTC)
+    whose = "an answer" if person is None else f"an answer of {person} now"
     rows = [
         {
             "id": each.id,
@@ -67,7 +68,7 @@ def show_pending(found: Sequence[ApprovalRequest]) -> None:
         }
         for each in found
     ]
-    show_table(rows, _PENDING, as_json=False, empty=_NOTHING_WAITS)
+    show_table(rows, _PENDING, as_json=False, empty=_NOTHING_WAITS.format(whose))
 
 
 def show_all(found: Sequence[ApprovalRequest]) -> None:

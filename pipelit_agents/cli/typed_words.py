@@ -19,6 +19,8 @@ typed_words: ContextVar[tuple[str, ...]] = ContextVar("typed_words", default=())
 _MIN_SECRET_LENGTH: Final = 4
 # Characters at the beginning of a word that are enough to mask it in a message.
 _PREFIX_LENGTH: Final = 8
+# The same of a word in quotes that has no secret's form: `'agent_lead'` isn't `'agent_lead2'`.
+_QUOTED_PREFIX_LENGTH: Final = 40
 # The id of a question to people. It permits nothing, so messages may repeat it.
 _QUESTION_ID: Final = re.compile(r"apr_[0-9a-f]{32}")
 
@@ -38,7 +40,7 @@ def unsaid(message: str, *, unfit: bool = False) -> str:
     for word in typed_words.get():
         for piece in {word, word.partition("=")[2]} - {""}:
             if unfit or not is_username(piece):
-                message = _cut(message, repr(piece))
+                message = _cut(message, repr(piece), _QUOTED_PREFIX_LENGTH)
     for word in sorted(set(_typed()), key=len, reverse=True):
         for form in {word, repr(word)[1:-1], ascii(word)[1:-1], json.dumps(word)[1:-1]}:
             message = _cut(message, form)
@@ -60,9 +62,9 @@ def _typed() -> Iterator[str]:
                 yield piece
 
 
-def _cut(message: str, form: str) -> str:
+def _cut(message: str, form: str, prefix: int = _PREFIX_LENGTH) -> str:
     # The message may contain only the beginning of the word.
-    start, at = form[:_PREFIX_LENGTH], 0
+    start, at = form[:prefix], 0
     while (at := message.find(start, at)) >= 0:
         end = at + len(start)
         while end < len(message) and message[end : end + 1] == form[end - at : end - at + 1]:

@@ -73,6 +73,19 @@ def test_arguments_are_an_option(ask: Callable[[], str], receiver: Receiver) -> 
     assert receiver.seen[0].data["arguments"] == {"pay": 90}
 
 
+def test_a_secret_that_is_not_there_costs_no_attempt(
+    ask: Callable[[], str], receiver: Receiver
+) -> None:
+    """Otherwise each notice would wait longer, although nothing was sent."""
+    ask()
+    words = ("--webhook", receiver.url, "--credential")
+    done = typed("approvals", "notify", *words, f"{HOOK}s")
+    assert done.exit_code == 1
+    assert f"there is no credential '{HOOK}s' (did you mean {HOOK}?)" in done.stderr
+    (sent,) = json.loads(notify(receiver, "--json").stdout)
+    assert (sent["delivered"], sent["attempt"]) == (True, 1)
+
+
 def test_a_failure_ends_with_1(ask: Callable[[], str], receiver: Receiver) -> None:
     """It says why and what to do, and neither the secret nor the token in the address."""
     ask()
@@ -90,7 +103,7 @@ def test_a_failure_ends_with_1(ask: Callable[[], str], receiver: Receiver) -> No
     ("words", "says"),
     [
         (("--webhook", "http://hooks.example.com", "--credential", HOOK), "https://"),
-        (("--webhook", "", "--credential", HOOK), "url is empty"),
+        (("--webhook", "", "--credential", HOOK), "--webhook is empty"),
         (("--webhook", "https://hooks.example.com", "--credential", SECRET), "secret"),
         (
             ("--webhook", "https://hooks.example.com", "--credential", HOOK, "--timeout", "0"),

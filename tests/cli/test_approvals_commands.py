@@ -127,6 +127,16 @@ def test_what_waits_is_listed_in_80_columns(office: Office) -> None:
     ]
 
 
+def test_a_question_whose_program_ended_can_be_ended(office: Office) -> None:
+    """The list can't tell which questions those are, so it says how."""
+    office.ask()
+    assert "To end one: pipelit-agents approvals deny ID --user NAME" in approvals("list").stdout
+    assert "approvals deny" not in approvals("list", "--all").stdout
+    assert approvals("list", "--user", "bob").stdout.startswith(
+        "No question waits for an answer of"
+    )
+
+
 def test_a_question_is_shown_with_its_answers(office: Office) -> None:
     """What is asked comes exactly, then by whom, until when, and who answered with which factor."""
     found = office.ask(PAYMENT, "alice", "bob", thread="t1", asked_by="carol")

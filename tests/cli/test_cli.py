@@ -688,8 +688,11 @@ def test_what_is_no_command_ends_with_2(run: Run, words: list[str]) -> None:
 )
 def test_nothing_is_destroyed_unasked(ready: Run, path: tuple[str, ...], command: Any) -> None:
     """Without a terminal and without --yes it is refused, and in JSON where that was asked for."""
-    words = {"prune": ["--before", "90d"], "forget": []}.get(path[-1], ["alice"])
-    done = ready(*path, *words, "--json")
+    put = ready("credentials", "put", "alice", *PUT_X[3:], stdin="a-secret-value")
+    assert put.exit_code == 0
+    (key,) = json.loads(ready("users", "keys", "list", "alice", "--json").stdout)
+    words = {"prune": ["--before", "90d"], "forget": [], "revoke": [key["id"]]}
+    done = ready(*path, *words.get(path[-1], ["alice"]), "--json")
     assert done.exit_code == 1
     assert "--yes" in json.loads(done.stdout)["error"]["message"]
 

@@ -7,6 +7,7 @@ import json
 import os
 import pkgutil
 import re
+import shlex
 import subprocess
 import time
 from collections.abc import Callable
@@ -677,6 +678,24 @@ def test_each_trouble_is_found_with_its_fix(
     told = str(found)
     assert SECRET not in told
     assert clean.keys[0] not in told
+
+
+def test_a_fix_for_a_file_can_be_copied(tmp_path: Path, migrated_file: Path) -> None:
+    """Whatever its folder is called."""
+    folder = tmp_path / "my app"
+    folder.mkdir()
+    made = Deployment(folder)
+    made.keys = [Keyring.generate_key()]
+    copyfile(migrated_file, made.database)
+    made.database.chmod(0o644)
+    for name in (".env", ".env.bak"):
+        (folder / name).write_text(f"FIELD_ENCRYPTION_KEY={made.keys[0]}\n")
+        (folder / name).chmod(0o644)
+    folder.chmod(0o777)
+    found = made.check()
+    for name in ("env file", "database file", "copies", "folders"):
+        command = re.split(r" \(|; or ", found[name].fix)[0]
+        assert all(Path(folder, each).exists() for each in shlex.split(command)[2:]), command
 
 
 @pytest.mark.parametrize(

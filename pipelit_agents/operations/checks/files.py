@@ -8,6 +8,7 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from pipelit_agents._wording import typed_paths
 from pipelit_agents.credentials.leak_guard.recognition import Level, level_of
 from pipelit_agents.errors import PipelitError
 from pipelit_agents.operations.checks.deployment import Deployment, deployment_check
@@ -41,7 +42,7 @@ def env_file(deployment: Deployment) -> Finding:
         )
     if os.name == "posix" and file.stat().st_mode & 0o077:
         mode = stat.filemode(file.stat().st_mode)
-        return Finding(f"other accounts can read it ({mode})", f"chmod 600 {file}")
+        return Finding(f"other accounts can read it ({mode})", f"chmod 600 {typed_paths([file])}")
     return passed()
 
 
@@ -59,7 +60,7 @@ def database_file(deployment: Deployment) -> Finding:
     if wide:
         return Finding(
             f"other accounts could read {listed(wide)}",
-            f"chmod 600 {' '.join(wide)} (opening the database has just done this)",
+            f"chmod 600 {typed_paths(wide)} (opening the database has just done this)",
         )
     return passed()
 
@@ -117,7 +118,7 @@ def folders(deployment: Deployment) -> Finding:
 
 
 def _paths(with_modes: list[str]) -> str:
-    return " ".join(each.rpartition(" (")[0] for each in with_modes)
+    return typed_paths(each.rpartition(" (")[0] for each in with_modes)
 
 
 def _known_keys(deployment: Deployment) -> Keyring | None:
