@@ -27,7 +27,7 @@ try:
     from uvicorn.protocols.http.h11_impl import H11Protocol
 except ModuleNotFoundError as _missing:
     raise ConfigurationError(
-        f"the desk command needs {_missing.name}: pip install 'pipelit-agents[desk]'"
+        f"the desk needs {_missing.name}: pip install 'pipelit-agents[desk]'"
     ) from None
 
 __all__ = ["bounded_protocol", "require_private", "serve", "server_config"]

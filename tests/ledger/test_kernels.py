@@ -65,7 +65,7 @@ def test_two_kernels_are_named_on_both(
     host, guest = machine("aaaaaaaa-host"), machine("bbbbbbbb-guest")
     alternate(clock, writer, host, guest)
     for each in (host, guest, host):
-        with pytest.raises(LedgerUnavailable, match="two kernels") as caught:
+        with pytest.raises(LedgerUnavailable, match="two kernels use this SQLite file") as caught:
             each.verify_peer("agent_writer", code(writer))
         for word in ("aaaaaaaa", "bbbbbbbb", "PostgreSQL", "PIPELIT_DATABASE_URL"):
             assert word in str(caught.value)

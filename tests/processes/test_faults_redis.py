@@ -344,7 +344,9 @@ def test_a_redis_that_evicts_is_reported(
 ) -> None:
     """Another ``maxmemory-policy`` than ``noeviction`` is a LedgerWarning, once a connection."""
     redis.config_set("maxmemory-policy", policy)
-    with pytest.warns(LedgerWarning, match=f"{policy}.*noeviction"):
+    with pytest.warns(
+        LedgerWarning, match=f"evicts keys when its memory is full.*{policy}.*noeviction"
+    ):
         verify(editor, writer)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
