@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, Final, ParamSpec, TypeVar
 
 from anyio import CapacityLimiter, to_thread
 from anyio.lowlevel import RunVar
+from fastapi import Request
+from fastapi.dependencies.models import Dependant
+from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 
 __all__ = ["DeskRoute", "takes_long"]
@@ -21,6 +24,8 @@ R = TypeVar("R")
 _THREADS: Final = 4
 _SHORT: Final[RunVar[CapacityLimiter]] = RunVar("pipelit_agents.desk.short")
 _LONG: Final[RunVar[CapacityLimiter]] = RunVar("pipelit_agents.desk.long")
+# The parameter by which FastAPI passes the request itself, beside those of an endpoint.
+_REQUEST: Final = "the_request"
 _LONG_ENDPOINTS: Final[set[Callable[..., Any]]] = set()
 
 
@@ -37,19 +42,64 @@ class DeskRoute(APIRoute):
     """A route whose plain function runs in a thread, and whose answer is validated without one.
 
     FastAPI hands the answer of a plain function to a second thread, which costs more than all of
-    the validation.
+    the validation. It also ignores parameters of the query that the function doesn't take, and
+    here they are refused.
     """
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
-        if not inspect.iscoroutinefunction(endpoint):
-            endpoint = _in_thread(endpoint)
+        # A route that a router includes is made again, with the function of the first one.
+        if _REQUEST not in inspect.signature(endpoint).parameters:
+            endpoint = _exact(endpoint)
         super().__init__(path, endpoint, **options)
+
+
+def _require_known_query(request: Request) -> None:
+    """Refuse a request whose query has a parameter that its endpoint doesn't take.
+
+    Without its misspelt filter, a list would have items that nobody asked for.
+    """
+    route = request.scope.get("route")
+    if not request.query_params or not isinstance(route, APIRoute):
+        return
+    taken = sorted(set(_parameters(route.dependant)))
+    what = f"there are {', '.join(taken)}" if taken else "this path takes none"
+    unknown = request.query_params.keys() - set(taken)
+    if unknown:
+        raise RequestValidationError(
+            [
+                {"loc": ("query", name), "msg": f"there is no such parameter; {what}"}
+                for name in sorted(unknown)
+            ]
+        )
+
+
+def _parameters(dependant: Dependant) -> Iterator[str]:
+    """Return the query's parameters that an endpoint and its dependencies take."""
+    yield from (each.alias for each in dependant.query_params)
+    for inner in dependant.dependencies:
+        yield from _parameters(inner)
+
+
+def _exact(endpoint: Callable[..., Any]) -> Callable[..., Coroutine[Any, Any, Any]]:
+    """Return a function that refuses unknown parameters of the query, and then calls another."""
+    called = endpoint if inspect.iscoroutinefunction(endpoint) else _in_thread(endpoint)
+
+    @functools.wraps(endpoint)
+    async def exact(*args: Any, **kwargs: Any) -> Any:
+        # Only now, because whoever may not act learns nothing of what a request should be.
+        _require_known_query(kwargs.pop(_REQUEST))
+        return await called(*args, **kwargs)
+
+    declared = inspect.signature(endpoint)
+    request = inspect.Parameter(_REQUEST, inspect.Parameter.KEYWORD_ONLY, annotation=Request)
+    given = [*declared.parameters.values(), request]
+    exact.__signature__ = declared.replace(parameters=given)  # type: ignore[attr-defined]
+    return exact
 
 
 def _in_thread(endpoint: Callable[..., Any]) -> Callable[..., Coroutine[Any, Any, Any]]:
     kind = _LONG if endpoint in _LONG_ENDPOINTS else _SHORT
 
-    @functools.wraps(endpoint)
     async def waiting(*args: Any, **kwargs: Any) -> Any:
         work = functools.partial(endpoint, *args, **kwargs)
         return await to_thread.run_sync(work, limiter=_limiter(kind))

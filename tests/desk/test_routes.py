@@ -73,3 +73,34 @@ async def test_short_requests_wait_for_no_long_ones() -> None:
         finally:
             end.set()
         assert {(await each).json() for each in waiting} == {"long"}
+
+
+@pytest.mark.parametrize(
+    ("path", "query", "taken"),
+    [
+        ("/audit", "outcom=refused", "action, actor, "),
+        ("/audit/export", "limt=1", "action, actor, "),
+        ("/users", "Kind=agent", "after, kind, limit"),
+        ("/approvals", "state=pending", "after, "),
+        ("/me", "me=1", "this path takes none"),
+    ],
+)
+def test_a_parameter_that_is_not_taken_is_refused(
+    operator: httpx.Client,
+    member: httpx.Client,
+    nobody: httpx.Client,
+    path: str,
+    query: str,
+    taken: str,
+) -> None:
+    """A filter that is misspelt isn't left out, and strangers learn nothing of the others."""
+    assert operator.get(path).is_success
+    answer = operator.get(f"{path}?{query}")
+    (error,) = answer.json()["errors"]
+    assert answer.status_code == 422
+    assert error["field"] == f"query.{query.partition('=')[0]}"
+    assert error["message"].startswith("there is no such parameter; ")
+    assert taken in error["message"]
+    assert nobody.get(f"{path}?{query}").status_code == 401
+    may = member.get(path).is_success
+    assert member.get(f"{path}?{query}").status_code == (422 if may else 403)
