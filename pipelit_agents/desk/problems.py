@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http import HTTPStatus
@@ -31,6 +32,7 @@ from pipelit_agents.errors import (
     RateLimited,
     StorageError,
     UnsealError,
+    UserNotFound,
     VerificationError,
 )
 
@@ -52,6 +54,7 @@ UNAVAILABLE: Final = "the desk can't answer now; an operator finds the reason in
 _MAX_ERRORS: Final = 20
 # Characters; the name of an unknown field is the client's.
 _MAX_FIELD: Final = 200
+_NO_ACCOUNT: Final = re.compile(r"there is no account [^:;]+(?=[:;] )")
 _URN: Final = "urn:pipelit-agents:problem:"
 
 
@@ -158,6 +161,9 @@ def problem_of(error: PipelitError, *, to_operator: bool = False) -> Problem:
             return Problem(422, "invalid", detail)
         case VerificationError():
             return Problem(403, "code-rejected", detail)
+        case UserNotFound() if found := _NO_ACCOUNT.match(detail):
+            # The rest names methods and commands, for those who have a program or a shell.
+            return Problem(404, "not-found", f"{found[0]} here")
         case LookupError():
             return Problem(404, "not-found", detail)
         case ApprovalClosed() | AuditTampered() | LastOperator():

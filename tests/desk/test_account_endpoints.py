@@ -35,6 +35,22 @@ def kind_of(answer: httpx.Response) -> tuple[int, str]:
     return answer.status_code, answer.json()["type"].rpartition(":")[2]
 
 
+def test_an_account_that_is_not_there_is_said_in_words_for_the_pages(
+    operator: httpx.Client, member: httpx.Client
+) -> None:
+    """Without methods and commands, whoever asks and wherever the name is."""
+    agent = {"username": "agent_x", "owner": "alcie", "purpose": "x"}
+    for answer in (
+        operator.get("/users/alcie"),
+        operator.get("/users/alcie/keys"),
+        operator.get("/users/alcie/lanes"),
+        operator.post("/users/alcie/keys", json={"name": "laptop"}),
+        operator.post("/agents", json=agent),
+        member.get("/users/alcie"),
+    ):
+        assert answer.json()["detail"] == "there is no account 'alcie' here", answer.url
+
+
 # me
 
 
