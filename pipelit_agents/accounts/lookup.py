@@ -78,8 +78,8 @@ def find_account(connection: Connection, username: str) -> AccountRow:
 def no_account(username: str) -> UserNotFound:
     """Return the error for a name that no account has, or that somebody may not know."""
     return UserNotFound(
-        f"there is no account {quoted(username)}: users.create makes a person's, "
-        "users.create_agent an agent's (pipelit-agents users list, agents list)",
+        f"there is no account {quoted(username)}; see all with: pipelit-agents users list; create "
+        "a person with users.create, an agent with users.create_agent",
         username=recordable(username),
     )
 

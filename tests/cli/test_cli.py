@@ -1056,7 +1056,7 @@ def test_a_typing_error_names_what_was_meant(run: Run, words: list[str], says: s
         (["users", "unlock", "alice", "--lane", "foo"], "pipelit-agents users lanes lists them"),
         (["credentials", "list", "--person", "nobody"], "error: --person: there is no account"),
         (["users", "create", "alice"], "pipelit-agents users show alice"),
-        (["users", "show", "nobody"], "pipelit-agents agents create an agent's"),
+        (["users", "show", "nobody"], "an agent with pipelit-agents agents create"),
         (["desk", "--public-url", "desk.example"], "error: --public-url: it must be the address"),
         (["desk", "--behind-proxy", "proxy"], "error: --behind-proxy: each must be an address"),
         (["verify", "agent_editor", "agent_writer"], "code agent_writer --audience agent_editor"),

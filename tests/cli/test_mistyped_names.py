@@ -305,6 +305,15 @@ def test_names_like_the_typed_one_stay_in_the_message() -> None:
 
 
 @pytest.mark.usefixtures("home")
+def test_an_account_that_is_not_there_has_its_commands() -> None:
+    """Each can be copied."""
+    assert refused("users", "show", "zebra") == (
+        "error: there is no account 'zebra'; see all with: pipelit-agents users list; create a "
+        "person with pipelit-agents users create, an agent with pipelit-agents agents create\n"
+    )
+
+
+@pytest.mark.usefixtures("home")
 def test_a_method_in_a_message_is_the_command_for_it(home: Callable[[], Pipelit]) -> None:
     """With its arguments as they are typed, so that it can be copied."""
     enroll_acme(home)

@@ -56,7 +56,7 @@ MISTAKES: dict[str, tuple[Mistake, str]] = {
     "a name twice": (lambda w: w.users.create("alice"), "choose another name"),
     "an unknown owner": (
         lambda w: w.users.create_agent("agent_x", owner="nobody", purpose="x"),
-        "users.create makes a person's",
+        "create a person with users.create",
     ),
     "no purpose": (
         lambda w: w.users.create_agent("agent_x", owner="alice", purpose=None),
