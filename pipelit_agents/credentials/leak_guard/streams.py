@@ -42,6 +42,8 @@ class Pieces:
         self._guard = guard
         self._where = where
         self._readings: dict[Path, Readings] = {}
+        # Those that hold pieces back: each item of a stream may have an id, and so its own path.
+        self._holding: dict[Path, Readings] = {}
         # The number of pieces that were added, and of those that may be passed on.
         self._added = 0
         self._safe = 0
@@ -81,18 +83,24 @@ class Pieces:
         changed = []
         for path, text in texts_by_path(value, source).items():
             readings = self._readings.setdefault(path, Readings())
+            self._holding[path] = readings
             changed.append((readings, text, readings.after(text)))
         self.search(list(dict.fromkeys(text for _, _, lines in changed for _, text in lines)))
         for readings, text, lines in changed:
             readings.add(text, self._added, lines, self._beginnings)
         self._added += 1
-        before, held = self._safe, [each.held_from(self._added) for each in self._readings.values()]
-        self._safe = max(before, min(held, default=self._added))
+        before, held = self._safe, self._added
+        for path, each in list(self._holding.items()):
+            if (first := each.held_from(self._added)) == self._added:
+                self._holding.pop(path, None)
+            held = min(held, first)
+        self._safe = max(before, held)
         return self._safe - before
 
     def refuse(self) -> None:
         """Forget the pieces that were held back: a secret was found, so they are never safe."""
         self._readings.clear()
+        self._holding.clear()
         self._safe = self._added
 
 

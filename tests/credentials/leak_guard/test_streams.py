@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import gc
 import json
-from collections import UserString, deque
+from collections import Counter, UserString, deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import nullcontext, suppress
 from types import MappingProxyType, SimpleNamespace
@@ -35,6 +35,7 @@ from typing_extensions import TypedDict
 
 from pipelit_agents import Pipelit
 from pipelit_agents.credentials.leak_guard.patterns import Patterns
+from pipelit_agents.credentials.leak_guard.readings import Readings
 from pipelit_agents.credentials.leak_guard.streams import DelayedCall, Pieces
 from pipelit_agents.errors import SecretLeakError
 
@@ -1064,3 +1065,45 @@ def test_a_secret_that_is_opened_while_something_streams_is_found() -> None:
     assert pieces.take(KEY[10:14]) == 0
     with pytest.raises(SecretLeakError):
         pieces.take(KEY[14:])
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        lambda number: {"id": number, "text": "read"},
+        lambda number: {f"document {number}": "read"},
+        lambda number: AIMessageChunk("read", id=str(number)),
+        lambda number: ["read"] * (number % 9),
+    ],
+    ids=["ids", "keys", "messages", "lists"],
+)
+def test_each_piece_takes_as_long_as_the_first(
+    piece: Callable[[int], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A progress with an id for each item makes a path for each, and asks none of the others."""
+    asked: Counter[int] = Counter()
+    held_from = Readings.held_from
+
+    def counting(self: Readings, added: int) -> int:
+        asked[added] += 1
+        return held_from(self, added)
+
+    monkeypatch.setattr(Readings, "held_from", counting)
+    taken = Pieces(Guard(KEY), "a test")
+    assert sum(taken.take(piece(number)) for number in range(500)) == 500
+    assert max(asked.values()) < 40
+
+
+def test_a_beginning_is_held_back_while_other_streams_go_on() -> None:
+    """Pieces behind it wait, whichever stream they belong to, and come in order."""
+    handed: list[Any] = []
+    held = DelayedCall(handed.append, Guard(KEY), "a test")
+    pieces = [{"id": "a", "text": KEY[:14]}, *({"id": n, "text": "read"} for n in range(20))]
+    for piece in pieces:
+        held(piece, (piece,), {})
+    assert handed == []
+    rest = {"id": "a", "text": KEY[14:]}
+    with pytest.raises(SecretLeakError):
+        held(rest, (rest,), {})
+    held.flush()
+    assert handed == []
