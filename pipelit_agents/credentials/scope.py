@@ -92,9 +92,10 @@ class Scope(Unsearched):
         value = secret.get_secret_value()
         scope: Scope | None = self
         while scope is not None:
-            scope._revealed[value] = secret.credential
+            if scope._revealed.get(value) != secret.credential:
+                scope._revealed[value] = secret.credential
+                scope._patterns = scope._sought = None
             scope._plain[id(value)] = value, secret.credential
-            scope._patterns = scope._sought = None
             if scope.closed:
                 scope.close()
             scope = scope.parent
@@ -128,8 +129,9 @@ class Scope(Unsearched):
 
     def add_input(self, value: object) -> Written:
         """Record a value as input of the node, which the node may return."""
+        found = self.input.add(value)
         self._sought = None
-        return self.input.add(value)
+        return found
 
     def search(
         self,
@@ -219,7 +221,12 @@ class Scope(Unsearched):
         """Return the patterns of the secrets of this scope and of its inner scopes."""
         found = self._patterns
         if found is None:
-            found = self._patterns = Patterns(self.revealed)
+            outer = self.parent
+            # A node may open one secret again and again. The same object for all of these blocks:
+            # its input is then searched only once.
+            same = outer is not None and outer._revealed == self._revealed
+            found = outer.patterns() if outer is not None and same else Patterns(self.revealed)
+            self._patterns = found
         return found
 
     def sought(self) -> Patterns:

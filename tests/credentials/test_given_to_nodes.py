@@ -29,7 +29,7 @@ from typing_extensions import TypedDict
 from pipelit_agents import Pipelit
 from pipelit_agents.credentials.leak_guard.node_input import NodeInput
 from pipelit_agents.credentials.leak_guard.patterns import Patterns
-from pipelit_agents.credentials.leak_guard.written import written
+from pipelit_agents.credentials.leak_guard.written import Written, written
 from pipelit_agents.errors import SecretLeakError
 
 # Weak enough to be guessed, and of two parts.
@@ -465,6 +465,62 @@ def test_a_right_guess_takes_no_other_work_than_a_wrong_one(keyed: Pipelit) -> N
         assert written(text).holds_any(sought) is False
     assert work[0] == work[1]
     assert len(every.without(set())._known) == 0
+
+
+@pytest.mark.parametrize("opened", ["injected", "revealed for each"])
+def test_what_a_node_reads_is_searched_once(
+    keyed: Pipelit, opened: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node may read one item after the other, and report each."""
+    searched: list[object] = []
+    forms_in = Written.forms_in
+
+    def counting(self: Written, forms: list[bytes]) -> set[bytes]:
+        searched.append(self)
+        return forms_in(self, forms)
+
+    monkeypatch.setattr(Written, "forms_in", counting)
+    store = InMemoryStore()
+    for number in range(200):
+        store.put(("notes",), str(number), {"text": f"a note with the number {number}"})
+
+    def work(store: BaseStore, writer: Any) -> None:
+        for number in range(200):
+            store.get(("notes",), str(number))
+            writer({"read": number})
+
+    @keyed.credentials.inject(key="service")
+    def injected(*, store: BaseStore, writer: Any, key: SecretStr) -> None:
+        work(store, writer)
+
+    @keyed.credentials.guard
+    def revealing(*, store: BaseStore, writer: Any) -> None:
+        for number in range(200):
+            store.get(("notes",), str(number))
+            with keyed.credentials.reveal("service"):
+                RunnableLambda(str).invoke(number)
+
+    (injected if opened == "injected" else revealing)(store=store, writer=lambda _: None)
+    assert len(searched) < 200 * 4
+
+
+def test_what_is_read_after_a_search_is_known_too(keyed: Pipelit) -> None:
+    """Also what an inner block reads, and what was read before it."""
+    store = InMemoryStore()
+    store.put(("notes",), "a", {"text": SECRET})
+    sent: list[object] = []
+
+    @keyed.credentials.guard
+    def node(*, store: BaseStore, writer: Any) -> Any:
+        with keyed.credentials.reveal("service") as key:
+            with pytest.raises(SecretLeakError):
+                writer(key.get_secret_value() + "!")
+            store.get(("notes",), "a")
+            writer(f"it says {SECRET}")
+        return f"it said {SECRET}"
+
+    assert node(store=store, writer=sent.append) == f"it said {SECRET}"
+    assert sent == [f"it says {SECRET}"]
 
 
 def test_what_was_known_to_one_call_is_not_known_to_the_next(keyed: Pipelit) -> None:
