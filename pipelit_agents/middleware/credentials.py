@@ -185,7 +185,7 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
         if source is None:
             return handler(request)
         with opened_scope() as scope:
-            scope.add_input(inputs_in("request", request))
+            scope.add_input(_inputs_in(request))
             built = request.override(model=source.build(scope))
             return searched(scope, handler(built), "the model's answer")
 
@@ -200,7 +200,7 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
         if source is None:
             return await handler(request)
         with opened_scope() as scope:
-            scope.add_input(inputs_in("request", request))
+            scope.add_input(_inputs_in(request))
             model = await asyncio.to_thread(source.build, scope)
             answer = handler(request.override(model=model))
             return searched(scope, await answer, "the model's answer")
@@ -220,7 +220,7 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
         if not wanted:
             return handler(request)
         with opened_scope() as scope:
-            scope.add_input(inputs_in("request", request))
+            scope.add_input(_inputs_in(request))
             filled = self._fill(request, wanted, scope)
             scope.settle()
             return searched(scope, handler(filled), "the tool's result")
@@ -233,7 +233,7 @@ class CredentialMiddleware(AgentMiddleware[Any, Any, Any]):
         if not wanted:
             return await handler(request)
         with opened_scope() as scope:
-            scope.add_input(inputs_in("request", request))
+            scope.add_input(_inputs_in(request))
             filled = await asyncio.to_thread(self._fill, request, wanted, scope)
             await scope.asettle()
             return searched(scope, await handler(filled), "the tool's result")
@@ -334,6 +334,10 @@ def _with_secrets(tool: BaseTool, secrets: Mapping[str, Secret], scope: Scope) -
 
     vars(made).update(run=run, arun=arun)
     return made
+
+
+def _inputs_in(request: object) -> list[object]:
+    return [*inputs_in("request", request), state_in("request", request)]
 
 
 def _hides(tool: BaseTool, parameter: str) -> bool:

@@ -45,6 +45,7 @@ from pipelit_agents import Pipelit
 from pipelit_agents.credentials.leak_guard.search import refuse_leak
 from pipelit_agents.credentials.scope import open_patterns
 from pipelit_agents.errors import CredentialScopeError, SecretLeakError
+from pipelit_agents.testing import ScriptedModel, tool_call
 
 KEY = "sk-Canary/+8wZq_0123456789-end"
 LARGE = [{"n": n} for n in range(400)]
@@ -575,6 +576,146 @@ def test_doors_in_a_middlewares_request_are_guarded(keyed: Pipelit, wrap: Any, d
         chunks.extend(agent.stream({"messages": [HumanMessage("x")]}, stream_mode=["custom"]))
     assert chunks == []
     assert store.search(("a",)) == []
+
+
+def in_place(request: Any, plain: str) -> Any:
+    """The model's own message with the call."""
+    request.tool_call["args"]["q"] = plain
+    return request
+
+
+def another(request: Any, plain: str) -> Any:
+    """As LangChain recommends it."""
+    return request.override(tool_call={**request.tool_call, "args": {"q": plain}})
+
+
+def in_the_state(request: Any, plain: str) -> Any:
+    """A message that LangGraph stores again."""
+    request.state["messages"][0].content = plain
+    return request
+
+
+def in_an_answer(request: Any, plain: str) -> Any:
+    """A key that the tool itself returns, and that its trace has first."""
+    call = {**request.tool_call, "args": {"q": plain[::-1]}}
+    return request.override(tool_call=call)
+
+
+@tool
+def turn(q: str) -> str:
+    """Turns a text."""
+    return q[::-1]
+
+
+@pytest.mark.parametrize("sync", [True, False])
+@pytest.mark.parametrize("change", [in_place, another, in_the_state, in_an_answer])
+async def test_a_middleware_hands_no_key_to_a_tool(
+    keyed: Pipelit, sync: bool, change: Callable[[Any, str], Any]
+) -> None:
+    """The handler calls the tool with LangGraph's own configuration, past the guarded one."""
+    inject = keyed.credentials.inject(key="service")
+    configs: list[Any] = []
+
+    if sync:
+
+        @inject
+        def careless(request: Any, handler: Any, *, key: SecretStr) -> Any:
+            configs.append(request.runtime.config)
+            return handler(change(request, key.get_secret_value()))
+
+    else:
+
+        @inject
+        async def careless(request: Any, handler: Any, *, key: SecretStr) -> Any:
+            configs.append(request.runtime.config)
+            return await handler(change(request, key.get_secret_value()))
+
+    tracer, saver = Tracer(), InMemorySaver()
+    model = ScriptedModel(tool_call("turn", q="x"), "done")
+    middleware = [wrap_tool_call(careless)]
+    agent = create_agent(model, [turn], middleware=middleware, checkpointer=saver)
+    thread: Any = {"configurable": {"thread_id": "1"}, "callbacks": [tracer]}
+    given: Any = {"messages": [HumanMessage("x")]}
+    seen: list[Any] = []
+    modes: Any = ["values", "messages", "tools"]
+
+    async def consume() -> None:
+        if sync:
+            seen.extend(agent.stream(given, thread, stream_mode=modes))
+        else:
+            async for each in agent.astream(given, thread, stream_mode=modes):
+                seen.append(each)
+
+    with pytest.raises(SecretLeakError):
+        await consume()
+    assert configs
+    left = [seen, saver.storage, saver.blobs, saver.writes, tracer.seen]
+    assert repr(left).count(KEY) == 0
+
+
+@pytest.mark.parametrize("kind", ["state", "messages"])
+def test_a_models_request_is_searched_after_the_call(keyed: Pipelit, kind: str) -> None:
+    """Its messages are those of the state, and what is written into one is stored."""
+
+    @wrap_model_call
+    @keyed.credentials.inject(key="service")
+    def careless(request: Any, handler: Any, *, key: SecretStr) -> Any:
+        answer = handler(request)
+        messages = request.state["messages"] if kind == "state" else request.messages
+        messages[0].content = key.get_secret_value()
+        return answer
+
+    saver = InMemorySaver()
+    agent = create_agent(scripted(), [look], middleware=[careless], checkpointer=saver)
+    thread: Any = {"configurable": {"thread_id": "1"}}
+    with pytest.raises(SecretLeakError, match=r"is in the node's input, at state\.messages"):
+        agent.invoke({"messages": [HumanMessage("x")]}, thread)
+    assert repr([saver.storage, saver.blobs, saver.writes]).count(KEY) == 0
+
+
+def test_a_tool_under_an_honest_middleware_runs_as_without_it(keyed: Pipelit) -> None:
+    """It streams, fails, is retried and is traced, and the configuration is as before."""
+    attempts: list[int] = []
+    configs: list[dict[str, Any]] = []
+
+    @tool
+    def slow(q: str, runtime: ToolRuntime) -> str:
+        """Answers at the second attempt."""
+        attempts.append(len(attempts))
+        runtime.emit_output_delta(f"attempt {len(attempts)}")
+        if len(attempts) < 2:
+            raise ValueError("no")
+        return "yes"
+
+    @wrap_tool_call
+    def outer(request: Any, handler: Any) -> Any:
+        before = dict(request.runtime.config)
+        try:
+            return handler(request)
+        finally:
+            configs.extend([before, dict(request.runtime.config)])
+
+    @wrap_tool_call
+    @keyed.credentials.inject(key="service")
+    def signing(request: Any, handler: Any, *, key: SecretStr) -> Any:
+        assert key.get_secret_value() == KEY
+        try:
+            return handler(request)
+        except ValueError:
+            return handler(request)
+
+    model = ScriptedModel(tool_call("slow", q="x"), "done")
+    agent = create_agent(model, [slow], middleware=[outer, signing])
+    tracer = Tracer()
+    seen = list(
+        agent.stream(
+            {"messages": [HumanMessage("x")]}, {"callbacks": [tracer]}, stream_mode=["tools"]
+        )
+    )
+    deltas = [each["delta"] for _, each in seen if isinstance(each, dict) and "delta" in each]
+    assert deltas == ["attempt 1", "attempt 2"]
+    assert attempts == [0, 1]
+    assert configs[0] == configs[1]
 
 
 class Asked(BaseModel):

@@ -1112,11 +1112,15 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "commands_and_sends_are_searched",
             "every_kind_of_function_is_guarded",
         ],
-        "ways_out": ["state_that_was_changed_in_place_is_refused_and_cleaned"],
+        "ways_out": [
+            "state_that_was_changed_in_place_is_refused_and_cleaned",
+            "a_models_request_is_searched_after_the_call",
+        ],
     },
     "`interrupt()`, stream writer,": {
         "doors": [
             "what_a_tool_streams_is_guarded",
+            "what_a_node_pushes_to_the_messages_is_guarded",
             "the_reason_to_stop_a_run_is_searched",
             "langgraph_has_no_writers_but_those_that_are_guarded",
         ],
@@ -1131,6 +1135,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
             "an_inner_scope_guards_for_the_outer_one_too",
         ],
         "canary": ["no_mistake_leaves_the_key_anywhere"],
+        "ways_out": ["a_middleware_hands_no_key_to_a_tool"],
     },
     "pieces of a stream (tokens as": {
         "streams": [

@@ -31,7 +31,7 @@ from pipelit_agents.credentials.leak_guard.streamed_texts import current_source
 from pipelit_agents.credentials.leak_guard.streams import Held, Pieces
 from pipelit_agents.errors import SecretLeakError
 
-__all__ = ["guarded_callbacks", "searched_stream"]
+__all__ = ["guarded_callbacks", "searched_call", "searched_stream"]
 
 T = TypeVar("T")
 Callbacks = list[BaseCallbackHandler] | BaseCallbackManager | None
@@ -39,6 +39,8 @@ Callbacks = list[BaseCallbackHandler] | BaseCallbackManager | None
 _Event = tuple[str, tuple[object, ...], dict[str, object]]
 _EVENTS: Final = ("on_llm_new_token", "on_stream_event", "on_custom_event")
 _ENDS: Final = ("on_llm_end", "on_llm_error")
+# The method of its handler with which LangGraph's push_message writes to the stream of messages.
+_PUSH: Final = "_emit"
 _OUTPUT: Final = "the output of a runnable inside the node"
 
 
@@ -76,6 +78,17 @@ def searched_stream(
             held(chunk[2:], (chunk,), {})
         else:
             stream(chunk)
+
+    return checked
+
+
+def searched_call(call: Callable[..., object], guard: Guard, where: str) -> Callable[..., Any]:
+    """Guard a function that writes each of its calls to a stream."""
+    held = guard.delayed_call(call, where)
+
+    def checked(*args: object, **kwargs: object) -> object:
+        held.search([args, kwargs])
+        return held([args, kwargs], args, kwargs)
 
     return checked
 
@@ -302,11 +315,11 @@ class _Run:
 class _Delayed(Unsearched):
     """A proxy of a handler. A copy or subclass is no option: not every class supports that."""
 
-    __slots__ = ("_pipelit_async", "_pipelit_gate", "_pipelit_handler", "_pipelit_runs")
     # Any: the handler may be of any class, and have any attributes.
     _pipelit_handler: Any
     _pipelit_gate: _Gate
     _pipelit_async: bool
+    _pipelit_push: Callable[..., Any] | None
     _pipelit_runs: dict[Hashable, _Run]
 
     def __init__(self, handler: object, gate: _Gate) -> None:
@@ -316,6 +329,9 @@ class _Delayed(Unsearched):
         own(self, "_pipelit_gate", gate)
         own(self, "_pipelit_async", any(map(inspect.iscoroutinefunction, methods)))
         own(self, "_pipelit_runs", {})
+        push = getattr(handler, _PUSH) if hasattr(handler.__class__, _PUSH) else None
+        where = "a message that the node pushes"
+        own(self, "_pipelit_push", push and searched_call(push, gate.guard, where))
         gate.flush_on_exit(self)
 
     # LangChain finds handlers by their types.
@@ -327,6 +343,8 @@ class _Delayed(Unsearched):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_pipelit_"):
             raise AttributeError(name)
+        if name == _PUSH and self._pipelit_push is not None:
+            return self._pipelit_push
         found = getattr(self._pipelit_handler, name)
         if name in _EVENTS or name in _ENDS:
             return (_async_call if self._pipelit_async else _sync_call)(self, name)

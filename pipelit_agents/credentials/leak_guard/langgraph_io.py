@@ -24,7 +24,11 @@ from langgraph.runtime import RunControl, Runtime
 from langgraph.store.base import BaseStore, Op
 from pydantic import BaseModel
 
-from pipelit_agents.credentials.leak_guard.callbacks import guarded_callbacks, searched_stream
+from pipelit_agents.credentials.leak_guard.callbacks import (
+    guarded_callbacks,
+    searched_call,
+    searched_stream,
+)
 from pipelit_agents.credentials.leak_guard.guard import Guard, redact_or_raise
 from pipelit_agents.credentials.leak_guard.stored import Unsearched, state_of
 
@@ -32,6 +36,7 @@ __all__ = ["guarded_argument", "guarded_config", "guarded_writer", "inputs_in", 
 
 AnyRuntime = Runtime[Any] | ToolRuntime[Any, Any]
 _CONFIG_KEYS: Final = frozenset({"callbacks", "configurable"})
+_OF_REQUESTS: Final = ("state", "messages", "system_message", "tool_call")
 # Types that are data. In _PLAIN_TYPES, those of most configuration values: checking them against
 # every kind of exit would be slow.
 _DATA_TYPES: Final = (str, bytes, dict, list, tuple, set, frozenset, BaseModel)
@@ -69,7 +74,7 @@ def guarded_writer(
         writer: The writer of the running tool.
         guard: Knows the open secrets.
     """
-    return None if writer is None else _searched_call(writer, guard, "the tool's stream")
+    return None if writer is None else searched_call(writer, guard, "the tool's stream")
 
 
 def guarded_argument(name: str, value: object, guard: Guard) -> object:
@@ -81,22 +86,38 @@ def guarded_argument(name: str, value: object, guard: Guard) -> object:
         guard: Knows the open secrets.
     """
     if name == "writer" and callable(value):
-        return _searched_call(value, guard, "the node's stream")
+        return searched_call(value, guard, "the node's stream")
     if _is_config(value, name):
         return guarded_config(value, guard)
     runtime = _runtime_of(value)
     if runtime is not None and dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return dataclasses.replace(value, runtime=_guarded(runtime, guard))
+        guarded = _guarded(runtime, guard)
+        original = getattr(runtime, "config", None)
+        if isinstance(guarded, ToolRuntime) and isinstance(original, dict):
+            # A middleware's handler calls the tool with the original configuration.
+            guard.on_exit(partial(_refill, original, dict(original)))
+            original.update(guarded.config)
+        return dataclasses.replace(value, runtime=guarded)
     return _guarded(value, guard)
 
 
+def _refill(config: dict[str, object], before: dict[str, object]) -> None:
+    config.clear()
+    config.update(before)
+
+
 def state_in(name: str, value: object) -> object:
-    """Return the part of an argument that LangGraph stores: the state; None if it has none."""
+    """Return the part of an argument that LangGraph stores: the state; None if it has none.
+
+    A middleware's request refers to parts of the state, such as the message with a tool call.
+    """
     if isinstance(value, ToolRuntime):
         return value.state
     if isinstance(value, Runtime | BaseStore) or inspect.isroutine(value):
         return None
-    return None if _runtime_of(value) is not None or _is_config(value, name) else value
+    if _runtime_of(value) is not None:
+        return {each: getattr(value, each, None) for each in _OF_REQUESTS}
+    return None if _is_config(value, name) else value
 
 
 def inputs_in(name: str, value: object) -> list[object]:
@@ -115,8 +136,7 @@ def inputs_in(name: str, value: object) -> list[object]:
         config = value.config if isinstance(value, ToolRuntime) else None
         return [*map(_data_in, found), *_inputs_in_a_config(config or RunnableConfig())]
     if (runtime := _runtime_of(value)) is not None:
-        names = ("state", "messages", "system_message", "tool_call")
-        return [*inputs_in(name, runtime), *(getattr(value, each, None) for each in names)]
+        return inputs_in(name, runtime)
     return []
 
 
@@ -181,7 +201,7 @@ def _guarded(value: object, guard: Guard, *, inside: bool = False) -> object:
 def _guarded_fields(runtime: AnyRuntime, guard: Guard) -> dict[str, Any]:
     made: dict[str, Any] = {
         "store": None if runtime.store is None else _Store(runtime.store, guard),
-        "stream_writer": _searched_call(runtime.stream_writer, guard, "the node's stream"),
+        "stream_writer": searched_call(runtime.stream_writer, guard, "the node's stream"),
     }
     if isinstance(runtime, ToolRuntime):
         made["config"] = guarded_config(runtime.config, guard)
@@ -209,16 +229,6 @@ class _Control(RunControl, Unsearched):
     @property
     def drain_reason(self) -> str | None:
         return self._control.drain_reason
-
-
-def _searched_call(call: Callable[..., object], guard: Guard, where: str) -> Callable[..., Any]:
-    held = guard.delayed_call(call, where)
-
-    def checked(*args: object, **kwargs: object) -> object:
-        held.search([args, kwargs])
-        return held([args, kwargs], args, kwargs)
-
-    return checked
 
 
 def _guarded_call(call: Callable[..., object], guard: Guard) -> Callable[..., object]:

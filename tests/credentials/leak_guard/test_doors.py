@@ -18,13 +18,14 @@ import pytest
 from langchain_core.agents import AgentAction, AgentFinish
 from langchain_core.callbacks import BaseCallbackHandler, CallbackManager
 from langchain_core.language_models import GenericFakeChatModel
-from langchain_core.messages import AIMessage
+from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.runnables import RunnableConfig, RunnableLambda
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.config import get_stream_writer
 from langgraph.func import entrypoint, task
 from langgraph.graph import START, StateGraph
+from langgraph.graph.message import push_message
 from langgraph.prebuilt import ToolNode, ToolRuntime
 from langgraph.pregel import _tools
 from langgraph.runtime import RunControl, Runtime
@@ -332,6 +333,65 @@ async def test_what_a_tool_streams_is_guarded(
     told = [each["delta"] for _, each in seen if "delta" in each]
     assert told[0] == "connecting"
     assert len("".join(told[1:])) < 11
+
+
+@pytest.mark.parametrize("sync", [True, False])
+@pytest.mark.parametrize("where", ["its own", "inside", "a task"])
+@pytest.mark.parametrize("pieces", [True, False])
+async def test_what_a_node_pushes_to_the_messages_is_guarded(
+    keyed: Pipelit, sync: bool, where: str, pieces: bool
+) -> None:
+    """`push_message` asks LangGraph's handler to write, past the events of the callbacks."""
+
+    def push(key: str) -> None:
+        size = 4 if pieces else len(key)
+        for start in range(0, len(key), size):
+            message = AIMessageChunk(key[start : start + size], id="2")
+            push_message(message, state_key=None)
+
+    @keyed.credentials.inject(key="service")
+    def node(state: State, *, key: SecretStr) -> State:
+        plain = key.get_secret_value()
+        push_message(AIMessage("connecting", id="1"), state_key=None)
+        if where == "its own":
+            push(plain)
+        elif where == "inside":
+            graph_of(lambda state: push(plain)).invoke({})
+        else:
+            task(lambda: push(plain))().result()
+        return {}
+
+    seen: list[Any] = []
+    modes: list[StreamMode] = ["messages", "custom"]
+
+    async def consume() -> None:
+        if sync:
+            seen.extend(graph_of(node).stream({}, stream_mode=modes, subgraphs=True))
+        else:
+            async for each in graph_of(node).astream({}, stream_mode=modes, subgraphs=True):
+                seen.append(each)
+
+    with pytest.raises(SecretLeakError):
+        await consume()
+    told = [message.text for _, _, (message, _) in seen]
+    assert told[0] == "connecting"
+    assert len("".join(told[1:])) < 11
+
+
+def test_an_honest_message_is_pushed_whole_and_once(keyed: Pipelit) -> None:
+    """Also one that ends as a key begins, to the stream and to the state."""
+
+    @keyed.credentials.inject(key="service")
+    def node(state: State, *, key: SecretStr) -> State:
+        for text in ("it begins with ", KEY[:14]):
+            push_message(AIMessageChunk(text, id="1"), state_key=None)
+        push_message(AIMessage("done", id="2"), state_key="x")
+        return {}
+
+    seen = list(graph_of(node).stream({}, stream_mode=["messages", "values"]))
+    told = [value[0].text for mode, value in seen if mode == "messages"]
+    assert told == ["it begins with ", KEY[:14], "done"]
+    assert seen[-1][1]["x"].text == "done"
 
 
 def test_langgraph_has_no_writers_but_those_that_are_guarded() -> None:
