@@ -30,6 +30,7 @@ from langchain_core.language_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.runnables import RunnableConfig, RunnableLambda
 from langchain_core.tools import tool
+from langchain_mcp_adapters.interceptors import MCPToolCallRequest
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.graph import START, StateGraph
@@ -671,6 +672,41 @@ def test_a_models_request_is_searched_after_the_call(keyed: Pipelit, kind: str) 
     with pytest.raises(SecretLeakError, match=r"is in the node's input, at state\.messages"):
         agent.invoke({"messages": [HumanMessage("x")]}, thread)
     assert repr([saver.storage, saver.blobs, saver.writes]).count(KEY) == 0
+
+
+@pytest.mark.parametrize("nested", [True, False])
+async def test_what_an_mcp_interceptor_writes_into_a_call_is_searched(
+    keyed: Pipelit, nested: bool
+) -> None:
+    """Lists and dictionaries in the arguments are the message's own; the arguments are a copy."""
+    call: Any = {"name": "post", "args": {"options": {"q": "x"}}, "id": "1"}
+    message = AIMessage("", tool_calls=[call])
+    runtime: ToolRuntime = ToolRuntime(
+        state={"messages": [message]},
+        context=None,
+        config={},
+        stream_writer=lambda _: None,
+        tool_call_id="1",
+        store=None,
+    )
+
+    @keyed.credentials.inject(key="service")
+    async def signing(request: Any, handler: Any, *, key: SecretStr) -> Any:
+        target = request.args["options"] if nested else request.args
+        target["token"] = key.get_secret_value()
+        return await handler(request)
+
+    async def handler(request: Any) -> int:
+        return len(str(request.args))
+
+    args = dict(message.tool_calls[0]["args"])
+    request = MCPToolCallRequest("post", args, server_name="server", runtime=runtime)
+    if nested:
+        with pytest.raises(SecretLeakError, match="is in the node's input"):
+            await signing(request, handler)
+    else:
+        assert await signing(request, handler) > len(KEY)
+    assert repr(message).count(KEY) == 0
 
 
 def test_a_tool_under_an_honest_middleware_runs_as_without_it(keyed: Pipelit) -> None:

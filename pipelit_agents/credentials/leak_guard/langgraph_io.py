@@ -116,7 +116,10 @@ def state_in(name: str, value: object) -> object:
     if isinstance(value, Runtime | BaseStore) or inspect.isroutine(value):
         return None
     if _runtime_of(value) is not None:
-        return {each: getattr(value, each, None) for each in _OF_REQUESTS}
+        # The arguments of an MCP call are a copy, but lists and dictionaries in them are not.
+        args = getattr(value, "args", None)
+        inner = list(args.values()) if isinstance(args, dict) else args
+        return {"args": inner, **{each: getattr(value, each, None) for each in _OF_REQUESTS}}
     return None if _is_config(value, name) else value
 
 
