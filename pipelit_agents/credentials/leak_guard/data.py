@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import suppress
 from functools import partial
-from math import inf
+from itertools import islice
 from operator import setitem
 from typing import Any, Final, NamedTuple
 
@@ -44,18 +44,18 @@ class Found(NamedTuple):
     put: Put | None
 
 
-def values_in(root: Found, limit: float = inf) -> Iterator[Found]:
+def values_in(root: Found, limit: int | None = None) -> Iterator[Found]:
     """Yield what can be replaced in data, outer values first: texts, bytes, large numbers, objects.
 
     Replace them from the last to the first, so that a value is replaced before its key.
 
     Args:
         root: Where to begin.
-        limit: The most containers to look into.
+        limit: The most containers to look into, and the most parts of each.
     """
     waiting: deque[Found] = deque([root])
     seen: dict[int, object] = {}
-    while waiting and len(seen) < limit:
+    while waiting and (limit is None or len(seen) < limit):
         path, each, put = waiting.popleft()
         # An object may run any code when it is asked for its class.
         with suppress(Exception):
@@ -73,7 +73,7 @@ def values_in(root: Found, limit: float = inf) -> Iterator[Found]:
                     yield Found(path, each, put)
                 if id(each) not in seen:
                     seen[id(each)] = each
-                    waiting.extend(_children(path, each, put))
+                    waiting.extend(islice(_children(path, each, put), limit))
 
 
 def _is_changeable(value: object) -> bool:

@@ -8,6 +8,7 @@ client in the context may hold its own key.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import sys
 import threading
@@ -28,8 +29,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Surroundings"]
 
-# More objects than a context, tags or metadata have. Larger values are searched up to this limit.
-_MAX_OBJECTS: Final = 50_000
+# More objects than a context, tags or metadata have. Larger values are searched up to this limit,
+# from the outside to the inside, because a large one would delay each node by seconds.
+_MAX_OBJECTS: Final = 10_000
 _ABSENT: Final = object()
 # Context variables of these types are searched as data. Others may hold clients.
 _DATA: Final = Mapping | list | tuple | set | deque
@@ -183,9 +185,10 @@ def _reads(config: RunnableConfig) -> Iterator[_Read]:
 
 
 def _of_a_context(context: object) -> Iterator[Found]:
-    yield Found("runtime.context", context, None)
     # Of any class, but not the objects in it: they may be clients.
     yield from attributes_of("runtime.context", context)
+    if not dataclasses.is_dataclass(context):
+        yield Found("runtime.context", context, None)
 
 
 # Any: neither LangSmith nor OpenTelemetry must be installed.

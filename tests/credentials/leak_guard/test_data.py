@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -90,3 +90,22 @@ def test_data_that_holds_itself_ends() -> None:
     state["self"] = state
     found = [each.path for each in values_in(Found("", state, None)) if each.value == KEY]
     assert found == ["['x'][0]"]
+
+
+class Counted(list[Any]):
+    """A list that counts the items that were read."""
+
+    read = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        for each in super().__iter__():
+            self.read += 1
+            yield each
+
+
+def test_a_limit_also_holds_for_the_parts_of_one_container() -> None:
+    """The outer parts come first: a key beside a large value is found."""
+    large = Counted([number] for number in range(5000))
+    found = list(values_in(Found("", {"x": large, "y": KEY}, None), 50))
+    assert ("['y']", KEY) in [each[:2] for each in found]
+    assert large.read <= 51
