@@ -33,11 +33,13 @@ NAME = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*\Z")
 # "`file`: `name`, `name`", "`name` (`file`)", "`name` in `file`", "(`file`: `name`)".
 LISTED = re.compile(r"`([\w/.]+\.(?:py|js))`: ((?:`[\w.]+`(?:, )?)+)")
 BESIDE_A_NAME = re.compile(r"`([\w.]+)`(?: \(| in )`([\w/.]+\.(?:py|js))`")
+# The paragraph at the end of the steps.
+TESTED = re.compile(r"\n\n(?:Tests that fail if a step is missing|No test fails by itself): ")
 SCRIPTS = ROOT / "pipelit_agents" / "desk" / "static"
 IN_A_SCRIPT = re.compile(r"^(?:export )?(?:async )?(?:function|const|class) (\w+)", re.MULTILINE)
 # Words of a page that are typed, written or read, and defined nowhere.
 TYPED = {"alice", "aname", "dist", "FLOORS", "main", "process", "slow", "typer.Typer", "vX.Y.Z"}
-TYPED |= {"test_how_to_"}
+TYPED |= {"_in", "human.create", "test_how_to_"}
 
 
 def section(page: str, title: str) -> str:
@@ -267,9 +269,12 @@ def test_where_it_is_added_is_said(what: str) -> None:
     assert what[0].upper() + what[1:] in titles
     for title, steps in zip(titles, changes.split("\n### ")[1:], strict=True):
         assert re.search(r"^(1\.|-) ", steps, re.MULTILINE), title
-        assert (
-            len(re.findall(r"^Tests that fail if a step is missing: ", steps, re.MULTILINE)) == 1
-        ), title
+        assert len(TESTED.findall(steps)) == 1, title
+        assert "is missing: none" not in steps, title
+        # "No test fails" alone reads as if there were no test to write.
+        for says in re.findall(r"[Nn]o test fails.*?[.:](?:\s|\Z)", steps, re.DOTALL):
+            assert "by itself" in " ".join(says.split()), title
+            assert says.rstrip().endswith(":"), title
 
 
 def core_files() -> set[Path]:
