@@ -130,6 +130,9 @@ class ApiKeys(AccountService):
         """
         require_username(username)
         with self._database.writing(durable=True) as connection:
+            # Otherwise a peer that is enrolled again meanwhile, which revokes all its keys, would
+            # keep this one.
+            self._lock_accounts(connection, username)
             return self.issue_api_key_in(
                 connection, username, name=name, expires_at=expires_at, by=by
             )

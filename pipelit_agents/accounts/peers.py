@@ -112,6 +112,9 @@ class Peers(AccountService):
         peer = read_uri(uri, name=name)
         with self._database.writing(durable=True) as connection:
             sealed = self._seal(connection, peer.secret, totp_purpose(name))
+            # Otherwise two enrolments at once, with one secret for two names, wouldn't see each
+            # other's.
+            self._database.lock(connection, "peers:")
             self._lock_accounts(connection, name)
             before = read_account(connection, name)
             if before is not None and (before.active or before.domain != domain):

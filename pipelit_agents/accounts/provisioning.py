@@ -20,6 +20,7 @@ from pipelit_agents.database.models import CredentialRow
 from pipelit_agents.errors import (
     AccountError,
     CredentialError,
+    CredentialExists,
     InvalidUsername,
     NotLocalAgent,
     NotPermitted,
@@ -46,6 +47,7 @@ _OWN_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]*\Z")
 _ACTION: Final = "agent.create"
 _REASONS: Final[dict[type[Exception], str]] = {
     CredentialError: "credential is there",
+    CredentialExists: "credential is there",
     InvalidUsername: "malformed name",
     NotLocalAgent: "creator is no agent",
     NotPermitted: "not permitted",
@@ -127,6 +129,8 @@ def provision(
                     kind=KEY_KIND,
                     created_by=creator.username,
                     allow=[creator.username],
+                    # Somebody may have stored one since it was read.
+                    replace=False,
                 )
     except (AccountError, CredentialError) as error:
         questions.count(creator.username, _ACTION, creator.now())

@@ -18,8 +18,8 @@ def lock(connection: Open, *names: str, shared: bool = False) -> None:
     Args:
         connection: A connection in a transaction that hasn't yet read the data to protect.
         names: The names to lock, by kind and name: ``account:alice``. Lock kinds in the order
-            operators, family, account, ledger, credential, code. The lock of the encryption key
-            may come anywhere: whoever takes it exclusively takes no other.
+            operators, family, peers, account, ledger, credential, code. The lock of the encryption
+            key may come anywhere: whoever takes it exclusively takes no other.
         shared: Take a shared lock, which conflicts only with exclusive ones.
     """
     if connection.dialect.name == "sqlite":

@@ -1,0 +1,106 @@
+"""Two operations on one database, of which the second runs while the first is halted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from threading import Event
+from typing import Any
+
+import psycopg
+import pytest
+from internals import database_of
+from sqlalchemy import event
+
+from pipelit_agents import Pipelit
+from pipelit_agents.database.fast_path import Query, Statement
+
+_WAITING = (
+    "SELECT count(*) FROM pg_stat_activity "
+    "WHERE wait_event_type = 'Lock' AND datname = current_database()"
+)
+
+
+class Halt:
+    """One thread that stands still before a statement, until it is released."""
+
+    def __init__(self) -> None:
+        self.reached = Event()
+        self._released = Event()
+
+    def stand(self) -> None:
+        """Stand still, once."""
+        if not self.reached.is_set():
+            self.reached.set()
+            assert self._released.wait(60)
+
+    def release(self) -> None:
+        """Go on."""
+        self._released.set()
+
+
+@contextmanager
+def halted_before(pipelit: Pipelit, words: str) -> Iterator[Halt]:
+    """Halt the first statement of a Pipelit that has these words.
+
+    A statement of the fast path, which doesn't know its Pipelit, is halted whosever it is.
+    """
+    halt = Halt()
+
+    def before(_c: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if words in statement:
+            halt.stand()
+
+    def halting(run: Any) -> Any:
+        def halted(statement: Statement, *given: Any) -> Any:
+            if words in statement.sql:
+                halt.stand()
+            return run(statement, *given)
+
+        return halted
+
+    engine = database_of(pipelit).engine
+    event.listen(engine, "before_cursor_execute", before)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Query, "fetch_by", halting(Query.fetch_by))
+        patch.setattr(Statement, "write", halting(Statement.write))
+        try:
+            yield halt
+        finally:
+            halt.release()
+    event.remove(engine, "before_cursor_execute", before)
+
+
+def interleaved(
+    url: str, pipelit: Pipelit, words: str, first: Callable[[], Any], second: Callable[[], Any]
+) -> tuple[Any, Any]:
+    """Run the second while the first is halted before a statement; return what came of them.
+
+    The first goes on when the second has ended, or waits for a lock of the first.
+
+    Args:
+        url: The address of the database, a PostgreSQL server's.
+        pipelit: The Pipelit of the first.
+        words: Of the statement.
+        first: An operation of this Pipelit.
+        second: An operation of another one on the same database.
+    """
+    with (
+        halted_before(pipelit, words) as halt,
+        ThreadPoolExecutor(2) as threads,
+        psycopg.connect(url, autocommit=True) as watching,
+    ):
+        one = threads.submit(first)
+        one.add_done_callback(lambda _: halt.reached.set())
+        assert halt.reached.wait(60)
+        assert not one.done(), _came_of(one)
+        other = threads.submit(second)
+        while not other.done() and watching.execute(_WAITING).fetchone() == (0,):
+            pass
+        halt.release()
+        return _came_of(one), _came_of(other)
+
+
+def _came_of(future: Future[Any]) -> Any:
+    return future.exception() or future.result()
