@@ -15,7 +15,7 @@ from sqlalchemy import Connection, delete, insert, select, update
 from pipelit_agents._core import Core
 from pipelit_agents.accounts.lookup import read_account, why_no_code
 from pipelit_agents.approvals.tags import key_age
-from pipelit_agents.database.key_row import fitting_keyring
+from pipelit_agents.database.key_row import fitting_keyring, require_known
 from pipelit_agents.database.models import RecoveryCodeRow
 from pipelit_agents.errors import CodeRejected
 from pipelit_agents.identity.evidence import Verification
@@ -193,6 +193,7 @@ class RecoveryCodes:
         for name in self._usernames():
             with self._core.database.writing(durable=True) as connection:
                 self._core.database.lock(connection, f"account:{name}")
+                require_known(connection, keyring)
                 foreign = [
                     row.digest
                     for row in _rows_of(connection, name)

@@ -23,9 +23,10 @@ names another key, or was changed        any         Refused: set that key. If i
 =======================================  ==========  ===============================================
 
 Before a process is refused, it reads its keys again if they come from a function. ``keys rotate``
-writes the row before it replaces the first value, and ``keys forget`` writes it if the keys don't
-fit it. Both wait for all transactions that have read it, and later ones read the new row. So no
-writer that was paused after it read the row can leave a value under a replaced key. SQLite has one
+writes the row before it replaces the first value, and ``keys forget`` writes it before it deletes
+the first one, if the keys don't fit it. Both wait for all transactions that have read it, and later
+ones read the new row. So no writer that was paused after it read the row can leave a value under a
+replaced key. ``keys forget`` ends if the row names none of its keys any more. SQLite has one
 writer at a time, and PostgreSQL has a lock: shared to read the row, exclusive to write it.
 
 Whoever can write to the database and kept an earlier row can put it back. A process that has only
@@ -58,6 +59,7 @@ __all__ = [
     "name_newest_key",
     "needs_key",
     "require_fitting",
+    "require_known",
 ]
 
 KEY_TABLE: Final = "pipelit_encryption_key"
@@ -194,6 +196,24 @@ def key_state(connection: Connection, keyring: Keyring) -> KeyState:
     for row in _READ.fetch(connection, {}):
         return _state(row, keyring.snapshot())
     return "missing"
+
+
+def require_known(connection: Connection, keyring: Keyring) -> None:
+    """Require that the row names one of the keys, in the transaction of a deletion.
+
+    Otherwise what they don't decrypt isn't lost: another process has begun to use another key.
+
+    Raises:
+        ConfigurationError: It names none of them.
+    """
+    lock(connection, _LOCK, shared=True)
+    for row in _READ.fetch(connection, {}):
+        if _position(row, keyring.snapshot()) is None:
+            raise ConfigurationError(
+                f"nothing more was deleted: this database's key is {row.fingerprint!r:.20} since a "
+                "moment ago, so what these keys don't decrypt isn't lost. See: pipelit-agents keys "
+                "status"
+            )
 
 
 def name_newest_key(connection: Connection, keyring: Keyring, *, anyway: bool = False) -> None:

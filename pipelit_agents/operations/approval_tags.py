@@ -8,7 +8,7 @@ from sqlalchemy import Connection, delete, select, update
 
 from pipelit_agents._core import Core
 from pipelit_agents.approvals import rows, tags
-from pipelit_agents.database.key_row import fitting_keyring
+from pipelit_agents.database.key_row import fitting_keyring, require_known
 from pipelit_agents.database.models import ApprovalAnswerRow, ApprovalPersonRow, ApprovalRow
 from pipelit_agents.database.planted import all_rows, as_stored
 from pipelit_agents.sealing.keyring import Keyring
@@ -56,6 +56,7 @@ def forget_foreign(core: Core, keyring: Keyring) -> list[str]:
     for identifier in _ids(core):
         with core.database.writing(durable=True) as connection:
             row = _locked(core, connection, identifier)
+            require_known(connection, keyring)
             ours = row is not None and tags.question_is_ours(keyring, row)
             if ours or (row is None and tags.is_id(identifier)):
                 continue

@@ -26,7 +26,12 @@ from pipelit_agents.database.application_columns import (
     location_of,
 )
 from pipelit_agents.database.key_counts import Counted
-from pipelit_agents.database.key_row import KEY_TABLE, key_state, name_newest_key
+from pipelit_agents.database.key_row import (
+    KEY_TABLE,
+    key_state,
+    name_newest_key,
+    require_known,
+)
 from pipelit_agents.database.sealed_columns import key_text, sealed_tables, tag_columns
 from pipelit_agents.database.token_search import search_columns
 from pipelit_agents.errors import ConfigurationError
@@ -361,11 +366,16 @@ class Keys:
             What was deleted.
 
         Raises:
-            ConfigurationError: There is no key.
+            ConfigurationError: There is no key, a function for the keys failed, or another process
+                made another key this database's meanwhile.
         """
-        keyring = self._keyring()
+        keyring = self._current_keys()
+        # First, so that no other process stores anything under another key meanwhile.
+        self._name_key_anyway(keyring, by)
         forgotten = [
-            name for each in self._values.unreadable(keyring) if (name := self._forget(each, by))
+            name
+            for each in self._values.unreadable(keyring)
+            if (name := self._forget(each, keyring, by))
         ]
         for tagged in self._tagged.values():
             if tagged.forget is not None:
@@ -375,7 +385,6 @@ class Keys:
                         subject = name.rpartition(" ")[2]
                         self._core.record(connection, by, subject, "keys.forget", name)
                 forgotten += gone
-        self._name_key_anyway(keyring, by)
         return forgotten
 
     aforget_unreadable: Final = off_the_loop(forget_unreadable)
@@ -390,11 +399,12 @@ class Keys:
             reason = f"the database's key is {keyring.fingerprint()} now"
             self._core.record(connection, by, "keys", "keys.forget", reason)
 
-    def _forget(self, row: UnreadableRow, by: str) -> str:
+    def _forget(self, row: UnreadableRow, keyring: Keyring, by: str) -> str:
         """Delete one row's values; return its name, or nothing if it was replaced meanwhile."""
         table, key = row.table.table, key_text(row.key)
         name = f"{table.name.removeprefix('pipelit_')} {key}"
         with self._database.writing(durable=True) as connection:
+            require_known(connection, keyring)
             if row.table.rules.unreadable == "clear columns":
                 cleared = dict.fromkeys(row.tokens)
                 done = connection.execute(update(table).where(*row.unchanged).values(cleared))
