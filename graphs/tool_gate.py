@@ -7,7 +7,6 @@ is resumed. At each run the gate reads the answer from the database. A resume va
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from threading import Lock
@@ -20,6 +19,7 @@ from langgraph.types import interrupt
 
 from pipelit_agents import Agent, Approvers, Pipelit
 from pipelit_agents._forks import reset_in_forked_children
+from pipelit_agents._threads import handed_over, to_its_end
 from pipelit_agents.approvals import ApprovalRequest
 from pipelit_agents.approvals.calls import Call
 from pipelit_agents.errors import (
@@ -195,7 +195,7 @@ class Gate:
         # A call of the same task that is being paid ends before this one interrupts the graph.
         async with with_siblings(task_here()):
             try:
-                admitted = await asyncio.to_thread(admit)
+                admitted = await handed_over(admit, self._give_back)
             except GraphInterrupt as waiting:
                 if self._on_request is not None:
                     await self._notices.asend(_asked_id(waiting), self._on_request)
@@ -231,10 +231,17 @@ class Gate:
             with running_gated(admitted.tool, admitted.arguments):
                 result = await run()
         except Exception as error:
-            await asyncio.to_thread(self._record_error, admitted, error)
+            await to_its_end(self._record_error, admitted, error)
             raise
-        await asyncio.to_thread(self._record_result, admitted, result)
+        await to_its_end(self._record_result, admitted, result)
         return result
+
+    def _give_back(self, admitted: Admitted) -> None:
+        """Let a call start again that was admitted for a run that was cancelled by then."""
+        if admitted.call is not None and admitted.instead is None:
+            # If that fails, the call isn't run again, as if the process had been killed.
+            with suppress(PipelitError):
+                self._calls.suspend(admitted.call)
 
     def _record_result(self, admitted: Admitted, result: object) -> None:
         # The tool has run, so its result is returned even if it can't be stored. Then a second run

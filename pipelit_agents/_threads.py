@@ -15,11 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import Any, Final, Generic, ParamSpec, TypeVar
 
 from pipelit_agents._forks import reset_in_forked_children
 
-__all__ = ["Apart", "Stuck", "aside"]
+__all__ = ["Apart", "Stuck", "aside", "handed_over", "to_its_end"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -52,6 +52,61 @@ async def aside(work: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R
     # They may be secrets, and this frame is in the traceback of an error of `work`.
     del args, kwargs
     return await asyncio.get_running_loop().run_in_executor(_THREADS.pool, job)
+
+
+async def handed_over(work: Callable[[], R], unused: Callable[[R], object]) -> R:
+    """Run blocking code in the event loop's own threads, and return its result.
+
+    A task that is cancelled doesn't wait for the thread, which goes on.
+
+    Args:
+        work: The code.
+        unused: Takes the result, in a thread, if the caller was cancelled before it got it.
+    """
+    handover = _Handover(work, unused)
+    try:
+        return await asyncio.to_thread(handover.run)
+    except BaseException:
+        handover.leave()
+        raise
+
+
+async def to_its_end(work: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> None:
+    """Run blocking code in the event loop's own threads, also if the caller is cancelled."""
+    job = partial(copy_context().run, work, *args, **kwargs)
+    # Otherwise code that waits for a free thread would be cancelled with its caller. The loop waits
+    # for its threads when it ends.
+    await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, job))
+
+
+class _Handover(Generic[R]):
+    """A result that a thread hands over to a task, unless the task has left."""
+
+    def __init__(self, work: Callable[[], R], unused: Callable[[R], object]) -> None:
+        self._work = work
+        self._unused = unused
+        self._results: list[R] = []
+        self._left = False
+
+    def run(self) -> R:
+        """Do the work, in a thread."""
+        result = self._work()
+        # The result is appended before `_left` is read, and leave() does it the other way round, so
+        # one of the two sees the other. If both do, one gets it.
+        self._results.append(result)
+        if self._left:
+            self._take_back()
+        return result
+
+    def leave(self) -> None:
+        """Note that the task has left. It may have left with the result on its way."""
+        self._left = True
+        if self._results:
+            _THREADS.pool.submit(copy_context().run, self._take_back)
+
+    def _take_back(self) -> None:
+        with suppress(IndexError):
+            self._unused(self._results.pop())
 
 
 class _Job:

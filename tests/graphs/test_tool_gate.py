@@ -6,10 +6,13 @@ import asyncio
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
+from queue import SimpleQueue
+from threading import Event
 from typing import Annotated, Any
 
 import pytest
-from internals import database_of
+from interleaved import halted_before
+from internals import database_of, handed_over
 from langchain.agents import create_agent
 from langchain_core.messages import ToolMessage
 from langchain_core.tools import InjectedToolArg, InjectedToolCallId, StructuredTool, tool
@@ -313,6 +316,99 @@ def test_a_cancelled_tool_is_not_run_again(people: People) -> None:
     (words,) = told(arun(graph, None))
     assert "It isn't run again" in words
     assert tried == [90]
+
+
+def test_a_run_that_is_cancelled_before_it_pays_keeps_its_approval(people: People) -> None:
+    """The approval is used up in a thread, which goes on: it is given back, and pays later."""
+    paid = []
+
+    @tool
+    async def send_money(amount: int, to: str) -> str:
+        """Pay somebody."""
+        paid.append((amount, to))
+        return "paid"
+
+    graph = node_of(approved_tool(people.pipelit, send_money, Approvers(["alice"])))
+    arun(graph, start())
+    people.approve()
+    with halted_before(people.pipelit, "INSERT INTO pipelit_approval_uses") as halt:
+
+        async def cancelled() -> None:
+            task = asyncio.ensure_future(graph.ainvoke(None, THREAD))
+            assert await asyncio.to_thread(halt.reached.wait, 60)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            halt.release()
+
+        asyncio.run(cancelled())
+    assert not paid
+    assert told(arun(graph, None)) == ["paid"]
+    assert told(arun(graph, None)) == ["paid"]
+    assert paid == [(90, "bob")]
+    (question,) = people.pipelit.approvals.register.list()
+    assert question.state == "used"
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_result_that_nobody_gets_is_taken_back_once(late: bool) -> None:
+    """A task is cancelled while the thread works, or with the thread's result on its way."""
+    begun, go, back = Event(), Event(), SimpleQueue[str]()
+
+    def work() -> str:
+        begun.set()
+        assert go.wait(60)
+        return "result"
+
+    async def cancelled() -> None:
+        asyncio.get_running_loop().set_default_executor(one)
+        task = asyncio.ensure_future(handed_over(work, back.put))
+        await asyncio.sleep(0)
+        assert begun.wait(60)
+        if late:
+            go.set()
+            # The only thread is done, and the loop stands still here.
+            one.submit(int).result(60)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        go.set()
+
+    one = ThreadPoolExecutor(1)
+    asyncio.run(cancelled())
+    assert back.get(timeout=60) == "result"
+    assert back.empty()
+
+
+def test_what_a_cancelled_tool_ended_with_is_stored(people: People) -> None:
+    """It is cancelled when it has paid, while no thread is free to write that down."""
+    busy = Event()
+
+    @tool
+    async def send_money(amount: int, to: str) -> str:
+        """Pay somebody."""
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(one)
+        one.submit(busy.wait, 60)
+        # When the tool's own steps are done: they wait for nothing.
+        loop.call_soon(loop.call_soon, loop.call_soon, task.cancel)
+        return "paid"
+
+    graph = node_of(approved_tool(people.pipelit, send_money, Approvers(["alice"])))
+    arun(graph, start())
+    people.approve()
+
+    async def cancelled() -> None:
+        nonlocal task
+        task = asyncio.ensure_future(graph.ainvoke(None, THREAD))
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        busy.set()
+
+    task: Any = None
+    one = ThreadPoolExecutor(1)
+    asyncio.run(cancelled())
+    assert told(arun(graph, None)) == ["paid"]
 
 
 @BOTH

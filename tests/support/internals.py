@@ -29,6 +29,9 @@ from pipelit_agents._otpauth import is_otpauth as is_otpauth
 from pipelit_agents._otpauth import read_base32 as read_base32
 from pipelit_agents._otpauth import read_otpauth as read_otpauth
 
+# What runs blocking code for a task that may be cancelled.
+from pipelit_agents._threads import handed_over as handed_over
+
 # What judges whether a text may be a secret.
 from pipelit_agents._words import PLAIN_NAME as PLAIN_NAME
 from pipelit_agents._words import WITHHELD as WITHHELD
