@@ -139,13 +139,15 @@ class AgentChanges(AccountService):
         secret = secrets.token_bytes(SECRET_BYTES)
         self._lock_accounts(connection, username)
         row = find_agent(connection, username)
+        # By the clock that decides about codes: this machine's may be another.
+        until = self._core.shared_now(connection) + overlap.total_seconds() if overlap else 0.0
         connection.execute(
             update(UserRow)
             .where(UserRow.username == row.username)
             .values(
                 totp_secret=self._seal(connection, secret, totp_purpose(row.username)),
                 totp_previous=row.totp_secret if overlap else None,
-                totp_previous_until=self._clock() + overlap.total_seconds() if overlap else 0.0,
+                totp_previous_until=until,
             )
         )
         self._begin_secret(connection, row.username)

@@ -9,6 +9,7 @@ import re
 import secrets
 from collections.abc import Sequence
 from datetime import datetime
+from functools import cache
 from typing import Final, NamedTuple
 
 from pydantic import SecretStr
@@ -32,6 +33,7 @@ from pipelit_agents.errors import (
     ApiKeyNotFound,
     AuthenticationError,
 )
+from pipelit_agents.ledger.common import at_moment
 from pipelit_agents.protocol.usernames import OPERATOR, require_username
 
 __all__ = ["ApiKeys"]
@@ -44,8 +46,9 @@ _KEY_ID: Final = re.compile(r"[0-9a-f]{12}\Z")
 
 
 class _KeyRow(NamedTuple):
-    """An API key, and the account that it belongs to."""
+    """An API key, the account that it belongs to, and the time by the database server's clock."""
 
+    now: float | None
     digest: str
     revoked_at: float | None
     expires_at: float | None
@@ -63,15 +66,19 @@ class _KeyRow(NamedTuple):
     role: str
 
 
-_READ_KEY: Final = Query(
-    "SELECT k.digest, k.revoked_at, k.expires_at, k.last_used_at, u.username, u.kind, u.owner, "
-    "u.root_owner, u.purpose, u.active, u.may_create_agents, u.created_at, u.created_by, u.domain, "
-    "u.role "
-    "FROM pipelit_api_keys k JOIN pipelit_users u ON u.username = k.username WHERE k.id = :id",
-    _KeyRow,
-)
 # Seconds between two updates of `last_used_at`.
 _LAST_USED_INTERVAL: Final = 60.0
+
+
+@cache
+def _reading(now: str) -> Query[_KeyRow]:
+    return Query(
+        f"SELECT {now} AS now, k.digest, k.revoked_at, k.expires_at, k.last_used_at, u.username, "  # noqa: S608 - our words
+        "u.kind, u.owner, u.root_owner, u.purpose, u.active, u.may_create_agents, u.created_at, "
+        "u.created_by, u.domain, u.role "
+        "FROM pipelit_api_keys k JOIN pipelit_users u ON u.username = k.username WHERE k.id = :id",
+        _KeyRow,
+    )
 
 
 def _fingerprint(secret: str) -> str:
@@ -277,9 +284,7 @@ class ApiKeys(AccountService):
             )
         found = _TOKEN.match(bearer_token) if isinstance(bearer_token, str) else None
         key_id, secret = found.groups() if found else ("", "")
-        now = self._clock()
-        rows = self._database.fetch(_READ_KEY, {"id": key_id})
-        row = rows[0] if rows else None
+        row, now = self._read_key(key_id)
         genuine = hmac.compare_digest(_fingerprint(secret), row.digest if row else "0" * 64)
         reason = ""
         if row is None or not genuine:
@@ -315,12 +320,18 @@ class ApiKeys(AccountService):
             ApiKeyNotFound: It isn't an id, but a key.
         """
         _require_key_id(key_id)
-        rows = self._database.fetch(_READ_KEY, {"id": key_id})
-        if not rows or _why_ended(rows[0], self._clock()):
+        row, now = self._read_key(key_id)
+        if row is None or _why_ended(row, now):
             raise AuthenticationError
-        return user_of(rows[0])
+        return user_of(row)
 
     aholder_of_key: Final = off_the_loop(holder_of_key)
+
+    def _read_key(self, key_id: str) -> tuple[_KeyRow | None, float]:
+        """Return an API key if there is one, and the time by the clock that all processes share."""
+        rows = self._database.fetch(_reading(self._database.server_clock), {"id": key_id})
+        row = rows[0] if rows else None
+        return row, at_moment(self._core.shared_clock, row.now if row else None)
 
     def _insert_key(
         self,

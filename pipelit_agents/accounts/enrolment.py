@@ -101,7 +101,8 @@ def evaluate(
     secret, revealed = _read_pending(whole)
     if enrolled is not None:
         _require_of_this_enrolment(name, secret, enrolled)
-    now = core.clock()
+    # The clock that decides about all codes, and spends this one next.
+    now = core.shared_now(connection)
     step = _step_of_code(secret, code, now)
     if step is None:
         if enrolled is None:

@@ -19,22 +19,32 @@ _SPEND: Final = text(
     "ON CONFLICT (digest) DO NOTHING"
 )
 
+# Seconds. A clock may be set back by as much without a request becoming good again.
+_CLOCK_TOLERANCE: Final = 3600.0
+
 
 def spend_request(
     core: Core, username: str, parent: str, challenge: bytes, lifetime: float
 ) -> bool:
     """Mark a request as used; see ``Agent.spend_request``."""
-    now = core.clock()
     named = f"{username}\0{parent}\0".encode() + challenge
-    request = {"digest": hashlib.sha256(named).hexdigest(), "expires_at": now + lifetime}
-    # SKIP LOCKED: another process is already deleting these rows.
-    expired = (
-        select(SpentRequestRow.digest)
-        .where(SpentRequestRow.expires_at <= now)
-        .with_for_update(skip_locked=True)
-    )
     with core.database.writing(durable=True) as connection:
         require_active_agent(connection, username)
+        now, shared = core.clock(), core.shared_now(connection)
+        # Each process verifies requests by the clock of its machine. So a mark stays until it is
+        # old by that clock and by the one that all share: a process whose clock is ahead must not
+        # delete what others still refuse.
+        request = {
+            "digest": hashlib.sha256(named).hexdigest(),
+            "expires_at": max(now, shared) + lifetime,
+        }
+        oldest = min(now, shared) - _CLOCK_TOLERANCE
+        # SKIP LOCKED: another process is already deleting these rows.
+        expired = (
+            select(SpentRequestRow.digest)
+            .where(SpentRequestRow.expires_at <= oldest)
+            .with_for_update(skip_locked=True)
+        )
         connection.execute(delete(SpentRequestRow).where(SpentRequestRow.digest.in_(expired)))
         first = connection.execute(_SPEND, request).rowcount == 1
         if not first:

@@ -542,10 +542,24 @@ def test_expired_requests_are_forgotten(pipelit: Pipelit, lead: Agent, clock: Cl
     """The table holds what could still be replayed, and no more."""
     for number in range(5):
         assert lead.spend_request("agent_child", bytes([number]) * 32, lifetime=60)
-    clock.advance(60)
+    clock.advance(60 + 3600)
     assert lead.spend_request("agent_child", b"c" * 32)
     with database_of(pipelit).reading() as connection:
         assert connection.scalar(text("SELECT count(*) FROM pipelit_spent_requests")) == 1
+
+
+@pytest.mark.backends("sqlite", "postgres")
+def test_a_used_request_stays_used_when_the_clock_is_set(
+    pipelit: Pipelit, lead: Agent, clock: Clock
+) -> None:
+    """The clock was ahead for a while, or behind: what was used before is used."""
+    for ahead in (600, -600):
+        request = f"{ahead:32}".encode()
+        assert lead.spend_request("agent_child", request, lifetime=60)
+        clock.advance(ahead)
+        assert lead.spend_request("agent_child", b"x" + request[1:], lifetime=60)
+        clock.advance(10 - ahead)
+        assert not lead.spend_request("agent_child", request, lifetime=60)
 
 
 @SQLITE
