@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
@@ -183,8 +183,14 @@ class RecoveryCodes:
                         )
         return counts["newest"], counts["older"], counts["foreign"]
 
-    def forget_foreign(self, keyring: Keyring) -> list[str]:
+    def forget_foreign(
+        self, keyring: Keyring, record: Callable[[Connection, str], None]
+    ) -> list[str]:
         """Delete the recovery codes that none of the keys has tagged.
+
+        Args:
+            keyring: The keys.
+            record: Records a person whose codes are deleted, in the transaction that does it.
 
         Returns:
             The usernames of the people whose codes were deleted.
@@ -202,6 +208,8 @@ class RecoveryCodes:
                 connection.execute(
                     delete(RecoveryCodeRow).where(RecoveryCodeRow.digest.in_(foreign))
                 )
+                if foreign:
+                    record(connection, name)
             gone += [name] if foreign else []
         return gone
 

@@ -31,7 +31,13 @@ from pipelit_agents.sealing.keyring import Keyring
 __all__ = ["prune"]
 
 
-def prune(database: Database, keyring: Keyring, clock: Callable[[], float], before: float) -> int:
+def prune(
+    database: Database,
+    keyring: Keyring,
+    clock: Callable[[], float],
+    before: float,
+    record: Callable[[Connection, int], None],
+) -> int:
     """Delete sealed entries in whole batches; see ``AuditTrail.prune``.
 
     Args:
@@ -39,6 +45,8 @@ def prune(database: Database, keyring: Keyring, clock: Callable[[], float], befo
         keyring: The keys of the seals.
         clock: Returns Unix seconds.
         before: The time, in Unix seconds.
+        record: Records how many entries will be deleted, in the transaction that deletes the first
+            batch. So there is a record also if a later batch was changed, or the process is killed.
     """
     total = 0
     with database.reading() as connection:
@@ -47,6 +55,7 @@ def prune(database: Database, keyring: Keyring, clock: Callable[[], float], befo
         upto, broken = _last_older(connection, seals, before, clock())
     # Entries that arrive late from now on belong to gaps that are already recorded.
     elsewhere, _ = covered_elsewhere(seals)
+    planned = sum(each.entries for each in seals if each.number <= upto and not each.pruned)
     first, digest, number = 0, START, 0
     while number < upto:
         with database.writing(durable=True) as connection:
@@ -63,6 +72,8 @@ def prune(database: Database, keyring: Keyring, clock: Callable[[], float], befo
             elif (found.entries, found.digest) != (seal.entries, seal.digest):
                 raise tampered(seal)
             else:
+                if seal.entries and not total:
+                    record(connection, planned)
                 for some in conditions(found.numbers):
                     connection.execute(delete(AuditRow).where(some))
                 tag = sign(fitting_keyring(connection, keyring), seal, pruned=True)

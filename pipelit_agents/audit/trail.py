@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import ColumnElement, Connection, func, select
 from sqlalchemy.orm import aliased
 
 from pipelit_agents._bounds import require_count, require_moment
@@ -248,10 +248,12 @@ class AuditTrail:
             ConfigurationError: There is no key, or the newest one isn't this database's.
         """
         moment = require_moment(before, "before")
-        deleted = pruning.prune(self._database, self._keyring(), self._clock, moment)
-        if deleted:
-            self._record(by, "audit.prune", f"{deleted} before {before.astimezone(UTC):{_MINUTE}}")
-        return deleted
+
+        def record(connection: Connection, planned: int) -> None:
+            reason = f"{planned} before {before.astimezone(UTC):{_MINUTE}}"
+            self._record_in(connection, by, "audit.prune", reason)
+
+        return pruning.prune(self._database, self._keyring(), self._clock, moment, record)
 
     aprune: Final = off_the_loop(prune)
 
@@ -276,13 +278,14 @@ class AuditTrail:
 
     def _record(self, by: str, action: str, reason: str) -> None:
         with self._database.writing(durable=True) as connection:
-            write(
-                connection,
-                entry(
-                    at=self._clock(), actor=by, subject="audit", action=action, outcome="ok",
-                    reason=reason,
-                ),
-            )  # fmt: skip
+            self._record_in(connection, by, action, reason)
+
+    def _record_in(self, connection: Connection, by: str, action: str, reason: str) -> None:
+        at = self._clock()
+        write(
+            connection,
+            entry(at=at, actor=by, subject="audit", action=action, outcome="ok", reason=reason),
+        )
 
 
 def _kept(heads: object) -> Sequence[AuditHead]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from sqlalchemy import Connection, delete, select, update
 
@@ -46,8 +46,15 @@ def retag(core: Core, keyring: Keyring, *, only_count: bool = False) -> tuple[in
     return counts["newest"], counts["older"], counts["foreign"]
 
 
-def forget_foreign(core: Core, keyring: Keyring) -> list[str]:
+def forget_foreign(
+    core: Core, keyring: Keyring, record: Callable[[Connection, str], None]
+) -> list[str]:
     """Delete the questions that none of the keys has tagged, with their answers.
+
+    Args:
+        core: The database.
+        keyring: The keys.
+        record: Records the id of a question, in the transaction that deletes it.
 
     Returns:
         Their ids.
@@ -68,6 +75,7 @@ def forget_foreign(core: Core, keyring: Keyring) -> list[str]:
                 delete(ApprovalPersonRow).where(ApprovalPersonRow.approval_id == stored)
             )
             connection.execute(delete(ApprovalRow).where(ApprovalRow.id == stored))
+            record(connection, str(identifier))
         gone.append(str(identifier))
     return gone
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
-from sqlalchemy import delete, update
+from sqlalchemy import Connection, delete, update
 
 from pipelit_agents._bounds import require_count
 from pipelit_agents._core import Core
@@ -118,6 +118,10 @@ class _Retag(Protocol):
     def __call__(self, keyring: Keyring, *, only_count: bool = False) -> tuple[int, int, int]: ...
 
 
+# Takes the keys, and what records a row in a transaction.
+_Forget: TypeAlias = Callable[[Keyring, Callable[[Connection, str], None]], Sequence[str]]
+
+
 @dataclass(frozen=True, slots=True)
 class _Tagged:
     """Rows with tags (MACs). The models say which columns hold a tag of which kind.
@@ -128,13 +132,14 @@ class _Tagged:
     Attributes:
         retag: Tags the rows again.
         unreadable: What the status calls the rows whose tag no key has made.
-        forget: Deletes these rows and returns which they were; None where they stay.
+        forget: Deletes these rows, records each in the transaction that deletes it, and returns
+            which they were; None where they stay.
         forgotten: What precedes each row's name in the answer of ``keys forget``.
     """
 
     retag: _Retag
     unreadable: str
-    forget: Callable[[Keyring], Sequence[str]] | None = None
+    forget: _Forget | None = None
     forgotten: str = ""
 
 
@@ -320,7 +325,7 @@ class Keys:
         keyring, total = self._current_keys(), 0
         report = progress or (lambda _done, _all: None)
         columns = columns_of_models(models or [], Source.of(self._database))
-        self._name_key(keyring)
+        self._name_key(keyring, by)
         for _ in range(_PASSES):
             replaced = self._values.encrypt_again(keyring, batch, report)
             replaced += sum(each.encrypt_again(keyring, batch) for each in columns)
@@ -336,7 +341,7 @@ class Keys:
 
     arotate: Final = off_the_loop(rotate)
 
-    def _name_key(self, keyring: Keyring) -> None:
+    def _name_key(self, keyring: Keyring, by: str) -> None:
         """Let the database name the newest key, so that nothing more is written under others."""
         with self._database.reading() as connection:
             state = key_state(connection, keyring)
@@ -351,6 +356,9 @@ class Keys:
                 )
         with self._database.writing(durable=True) as connection:
             name_newest_key(connection, keyring)
+            # What is encrypted again is counted at the end, which a killed process doesn't reach.
+            reason = f"the database's key is {keyring.fingerprint()} now"
+            self._core.record(connection, by, "keys", "keys.rotate", reason)
 
     def forget_unreadable(self, *, by: str = OPERATOR) -> Sequence[str]:
         """Delete the values that no key decrypts: for a key that is lost for good.
@@ -379,12 +387,9 @@ class Keys:
         ]
         for tagged in self._tagged.values():
             if tagged.forget is not None:
-                gone = [f"{tagged.forgotten} {each}" for each in tagged.forget(keyring)]
-                with self._database.writing(durable=True) as connection:
-                    for name in gone:
-                        subject = name.rpartition(" ")[2]
-                        self._core.record(connection, by, subject, "keys.forget", name)
-                forgotten += gone
+                what = tagged.forgotten
+                gone = tagged.forget(keyring, partial(self._record_forgotten, by, what))
+                forgotten += [f"{what} {each}" for each in gone]
         return forgotten
 
     aforget_unreadable: Final = off_the_loop(forget_unreadable)
@@ -398,6 +403,10 @@ class Keys:
             name_newest_key(connection, keyring, anyway=True)
             reason = f"the database's key is {keyring.fingerprint()} now"
             self._core.record(connection, by, "keys", "keys.forget", reason)
+
+    def _record_forgotten(self, by: str, what: str, connection: Connection, name: str) -> None:
+        subject = name.rpartition(" ")[2]
+        self._core.record(connection, by, subject, "keys.forget", f"{what} {name}")
 
     def _forget(self, row: UnreadableRow, keyring: Keyring, by: str) -> str:
         """Delete one row's values; return its name, or nothing if it was replaced meanwhile."""

@@ -34,6 +34,7 @@ from pipelit_agents.errors import (
     PayloadError,
     PipelitError,
     SecondFactorError,
+    StorageError,
     UnsealError,
     UserInactive,
     UserNotFound,
@@ -1120,6 +1121,31 @@ def test_what_no_key_has_tagged_is_named_and_can_be_forgotten(
         assert "recovery_codes of alice" in forgotten
         assert other.keys.status().unreadable == ()
     refused(pipelit, "none of the approvers has approved this", "alice", "bob")
+
+
+@pytest.mark.backends("sqlite")
+@pytest.mark.parametrize("what", ["approvals", "recovery_codes of"])
+def test_nothing_is_forgotten_that_isnt_on_record(
+    pipelit: Pipelit, people: People, settings: dict[str, Any], clock: Clock, what: str
+) -> None:
+    """Nor is it when the process ends between the two."""
+    approved(people)
+    tables = {"approvals": "pipelit_approvals", "recovery_codes of": "pipelit_recovery_codes"}
+    count = text(f"SELECT count(*) FROM {tables[what]}")  # noqa: S608 - our names
+    with database_of(pipelit).writing() as connection:
+        stored = connection.scalar(count)
+        connection.exec_driver_sql(
+            "CREATE TRIGGER refuse BEFORE INSERT ON pipelit_audit "
+            f"WHEN NEW.reason LIKE '{what}%' BEGIN SELECT RAISE(ABORT, 'full'); END"
+        )
+    with (
+        Pipelit(**settings | {"encryption_keys": [Keyring.generate_key()]}, clock=clock) as other,
+        pytest.raises(StorageError, match="full"),
+    ):
+        other.keys.forget_unreadable()
+    with database_of(pipelit).reading() as connection:
+        assert stored
+        assert connection.scalar(count) == stored
 
 
 # Many at once

@@ -332,6 +332,32 @@ def test_nothing_is_pruned_over_a_change(sealed: Pipelit, clock: Clock) -> None:
     assert any("changed" in problem for problem in sealed.audit.verify().problems)
 
 
+def test_what_was_pruned_is_on_record_also_if_it_stops(sealed: Pipelit, clock: Clock) -> None:
+    """A change further on ends it when some batches are gone."""
+    change(sealed, CHANGES["an outcome changed"][0])
+    clock.advance(86_400)
+    before = datetime.fromtimestamp(clock(), UTC)
+    with pytest.raises(AuditTampered, match="seal 2"):
+        sealed.audit.prune(before, by="alice")
+    assert sealed.audit.verify().pruned
+    (entry,) = sealed.audit.list(action="audit.prune")
+    assert (entry.actor, entry.reason) == ("alice", f"10 before {before:%Y-%m-%d %H:%M}")
+
+
+@pytest.mark.backends("sqlite")
+def test_nothing_is_pruned_that_isnt_on_record(sealed: Pipelit, clock: Clock) -> None:
+    """Nor is it when the process ends between the two."""
+    with database_of(sealed).writing() as connection:
+        connection.exec_driver_sql(
+            "CREATE TRIGGER refuse BEFORE INSERT ON pipelit_audit "
+            "WHEN NEW.action = 'audit.prune' BEGIN SELECT RAISE(ABORT, 'full'); END"
+        )
+    clock.advance(86_400)
+    with pytest.raises(StorageError, match="full"):
+        sealed.audit.prune(datetime.fromtimestamp(clock(), UTC))
+    assert sealed.audit.verify().pruned == 0
+
+
 def test_a_seal_that_says_it_was_pruned_stops_pruning(sealed: Pipelit, clock: Clock) -> None:
     """A forged mark doesn't carry a changed batch past the check."""
     change(

@@ -89,6 +89,18 @@ def test_everything_opens_under_the_newer_key_alone(
         assert "keys.rotate" in [entry.action for entry in after.audit.list()]
 
 
+def test_a_rotation_that_ends_early_is_on_record(rotating: Pipelit) -> None:
+    """From its first change on."""
+
+    def stop(done: int, rows: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        rotating.keys.rotate(batch=1, progress=stop, by="bob")
+    (entry,) = rotating.audit.list(action="keys.rotate")
+    assert (entry.actor, entry.reason.split()[:4]) == ("bob", ["the", "database's", "key", "is"])
+
+
 def test_a_second_rotation_does_nothing(rotating: Pipelit) -> None:
     """Values under the newest key are left alone."""
     rotating.keys.rotate()
