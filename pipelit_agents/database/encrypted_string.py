@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextvars import ContextVar
 from functools import cache
 from typing import Any, Final, NoReturn
@@ -28,6 +28,7 @@ from sqlalchemy.engine import Engine, ExceptionContext
 from sqlalchemy.exc import ArgumentError, DontWrapMixin, StatementError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Mapper
+from sqlalchemy.orm.attributes import instance_state as object_state
 from sqlalchemy.sql import operators
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.operators import OperatorType
@@ -35,6 +36,7 @@ from sqlalchemy.sql.schema import ColumnCollectionConstraint, SchemaItem
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from pipelit_agents.database.key_row import column_keyring
+from pipelit_agents.database.written_values import default_in_clear, values_in_clear
 from pipelit_agents.errors import ConfigurationError
 from pipelit_agents.sealing.keyring import Keyring, Sealed
 
@@ -43,7 +45,7 @@ __all__ = ["EncryptedString", "encrypted_tables"]
 _NULL_TESTS: Final = (operators.eq, operators.ne, operators.is_, operators.is_not)
 # The tables whose rows SQLAlchemy's errors must not repeat.
 _TABLES: Final = set[str]()
-# The connection of the statement that is being executed, if it writes.
+# The connection of the statement that is being executed.
 _EXECUTING: Final = ContextVar[ReferenceType[Connection] | None]("pipelit_executing", default=None)
 # The tables themselves, as long as something refers to them.
 _KNOWN: Final = WeakSet[Table]()
@@ -109,7 +111,14 @@ class EncryptedString(TypeDecorator[Any]):
 
     A ``str`` is encrypted when the row is written. The database returns a ``Sealed``, which is
     decrypted by ``value.unseal(keyring)`` and shows nothing before that. After the ORM has flushed
-    an object, its attribute is a ``Sealed`` too, also with ``expire_on_commit=False``.
+    an object, its attribute is a ``Sealed`` too, also with ``expire_on_commit=False``. If the value
+    was a default, or came from an UPDATE by the ORM, the attribute is loaded again when it is read.
+
+    Only values are encrypted, and not the results of SQL expressions. So a statement is refused if
+    it writes an expression, or a parameter with a type of its own, into the column. ``NULL`` and
+    ciphertexts of encrypted columns are written; an expression of another kind that yields one is
+    marked with ``type_coerce(expression, column.type)``. A default that the database computes is
+    refused too. SQL that you write as text isn't searched.
 
     The purpose, by default ``table.column`` or ``schema.table.column``, is authenticated: a
     ciphertext that is copied to another column can't be decrypted. Text that isn't a ciphertext
@@ -118,7 +127,9 @@ class EncryptedString(TypeDecorator[Any]):
     Two equal values have different ciphertexts. So comparisons and ``unique`` are refused. Only
     ``is_(None)`` and ``is_not(None)`` work, and ``==`` with the ``Sealed`` that was loaded: it
     tests whether the row still holds the same ciphertext. SQLAlchemy can't refuse a comparison in
-    which the column is wrapped in a tuple, a cast or a function; such a comparison finds nothing.
+    which the column is wrapped in a tuple, a cast or a function, or comes second, behind another
+    column or a ``literal``; such a comparison finds nothing. It can't refuse ``order_by(column)``
+    either, which sorts by the times of encryption.
 
     To rename a table or a column, keep the purpose of the values that are already stored:
     ``EncryptedString(purpose="old_table.old_column")``.
@@ -133,10 +144,11 @@ class EncryptedString(TypeDecorator[Any]):
     Raises:
         ConfigurationError: On write, when there is no usable key. If the table is in a database of
             a ``Pipelit``, also when the newest key isn't that database's.
-        TypeError: On write, when the value is neither ``str``, ``Sealed`` nor None. When a
-            statement is built, if it compares the column with anything but None or a ``Sealed``.
-        sqlalchemy.exc.ArgumentError: When a table is defined, if the column is unique or part of a
-            primary key.
+        TypeError: On write, when the value is neither ``str``, ``Sealed`` nor None, or is an SQL
+            expression. When a statement is built, if it compares the column with anything but None
+            or a ``Sealed``.
+        sqlalchemy.exc.ArgumentError: When a table is defined, if the column is unique, part of a
+            primary key, or has a default that would be stored unencrypted.
 
     Example:
         ```python
@@ -238,6 +250,11 @@ def _bind_to_the_column(column: Column[object], parent: SchemaItem) -> None:
     # A type instance may be shared by columns (mixins), so each column gets its own.
     if not isinstance(column.type, EncryptedString) or not isinstance(parent, Table):
         return
+    if default := default_in_clear(column, _is_encrypted):
+        raise ArgumentError(
+            f"{column} is an EncryptedString, and its {default} would be stored unencrypted: give "
+            "it a default that is text, or a function that returns text"
+        )
     where = ".".join(filter(None, (parent.schema, parent.name, column.name)))
     column.type = column.type._of_column(where)
     _TABLES.add(parent.name)
@@ -279,7 +296,41 @@ def _encrypt_attributes(mapper: Mapper[object], connection: Connection, target: 
     for name, kind in _encrypted(mapper):
         value = target.__dict__.get(name)
         if isinstance(value, str):
-            setattr(target, name, kind.sealed(value, connection))
+            # Not by setattr: validators and other listeners have had the value that was set.
+            target.__dict__[name] = kind.sealed(value, connection)
+
+
+@event.listens_for(Mapper, "after_insert")
+@event.listens_for(Mapper, "after_update")
+def _forget_written(mapper: Mapper[object], _connection: Connection, target: object) -> None:
+    # Plaintext that SQLAlchemy encrypted only when it was bound: a default of the column, or a
+    # value that another listener has set before the flush.
+    _expire(mapper, target)
+
+
+@event.listens_for(Mapper, "refresh")
+def _forget_evaluated(target: object, _context: object, _names: object) -> None:
+    # An UPDATE by the ORM sets the attributes of objects in its session to the values in it.
+    state = object_state(target)
+    _expire(state.mapper, target, among=state.unmodified)
+
+
+def _expire(mapper: Mapper[Any], target: object, among: Collection[str] | None = None) -> None:
+    """Let plaintext in attributes be loaded again as a ``Sealed``, as its ciphertext isn't known.
+
+    Args:
+        mapper: The mapper of the object.
+        target: The object.
+        among: The attributes; None for all.
+    """
+    plain = [
+        name
+        for name, _ in _encrypted(mapper)
+        if isinstance(target.__dict__.get(name), str) and (among is None or name in among)
+    ]
+    if plain:
+        # Session.expire refuses an object that is being inserted.
+        object_state(target)._expire_attributes(target.__dict__, plain)
 
 
 @cache
@@ -295,9 +346,20 @@ def _encrypted(mapper: Mapper[object]) -> list[tuple[str, EncryptedString]]:
 def _keep_connection(
     connection: Connection, statement: object, _sets: object, _values: object, _options: object
 ) -> None:
-    # Parameters are encrypted when they are bound, and a type isn't told the transaction.
-    writes = getattr(statement, "is_dml", False)
-    _EXECUTING.set(ref(connection) if writes else None)
+    # Parameters are encrypted when they are bound, and a type isn't told the transaction. Text and
+    # a SELECT can write too: its CTE may be an INSERT.
+    _EXECUTING.set(ref(connection))
+    for name in values_in_clear(statement, _is_encrypted):
+        raise TypeError(
+            f"{name} is an EncryptedString, and this statement would store the result of an SQL "
+            "expression, or a parameter of another type, unencrypted: pass the value as str. An "
+            "expression that yields a ciphertext of this column is marked with "
+            "type_coerce(expression, column.type)"
+        )
+
+
+def _is_encrypted(kind: object) -> bool:
+    return isinstance(kind, EncryptedString)
 
 
 @event.listens_for(Engine, "handle_error")

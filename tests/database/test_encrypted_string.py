@@ -10,25 +10,42 @@ from typing import Any
 import pytest
 from sqlalchemy import (
     Column,
+    Computed,
     Engine,
     Index,
     Integer,
     MetaData,
     PrimaryKeyConstraint,
+    String,
     Table,
     UniqueConstraint,
+    bindparam,
+    case,
     create_engine,
     delete,
+    event,
     exists,
+    func,
     insert,
     literal,
+    literal_column,
     null,
     select,
     text,
+    type_coerce,
+    union_all,
     update,
 )
+from sqlalchemy.dialects import mysql, sqlite
 from sqlalchemy.exc import ArgumentError, CompileError, IntegrityError, StatementError
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, aliased, mapped_column
+from sqlalchemy.orm import (
+    DeclarativeBase,
+    Mapped,
+    Session,
+    aliased,
+    mapped_column,
+    validates,
+)
 
 from pipelit_agents import EncryptedString, Keyring, Sealed
 from pipelit_agents.errors import ConfigurationError, UnsealError
@@ -58,6 +75,32 @@ class Supplier(WithNotes, Base):
     __tablename__ = "suppliers"
 
     id: Mapped[int] = mapped_column(primary_key=True)
+
+
+class Account(Base):
+    """Whose values are set in other ways than by the one who makes the object."""
+
+    __tablename__ = "accounts"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(default="")
+    by_default: Mapped[Sealed | None] = mapped_column(
+        EncryptedString(keyring=KEYRING), default=PLAIN, onupdate=PLAIN
+    )
+    by_function: Mapped[Sealed | None] = mapped_column(
+        EncryptedString(keyring=KEYRING), default=lambda: PLAIN
+    )
+    by_listener: Mapped[Sealed | None] = mapped_column(EncryptedString(keyring=KEYRING))
+    validated: Mapped[Sealed | None] = mapped_column(EncryptedString(keyring=KEYRING))
+
+    @validates("validated")
+    def _strip(self, _name: str, value: str) -> str:
+        return value.strip()
+
+
+@event.listens_for(Account, "before_insert")
+def _listen(_mapper: object, _connection: object, account: Any) -> None:
+    account.by_listener = PLAIN
 
 
 @pytest.fixture
@@ -407,6 +450,212 @@ def test_what_was_flushed_is_sealed_in_the_object_too(engine: Engine, action: st
         assert PLAIN.encode() not in pickle.dumps(customer)
         session.refresh(customer)
         assert customer.token.unseal(KEYRING) == PLAIN
+
+
+def test_a_value_that_nobody_assigned_is_sealed_in_the_object_too(engine: Engine) -> None:
+    """Neither a default nor a listener leaves plaintext in a stored object."""
+    names = ("by_default", "by_function", "by_listener")
+    with Session(engine, expire_on_commit=False) as session:
+        account = Account(id=1)
+        session.add(account)
+        session.commit()
+        assert PLAIN.encode() not in pickle.dumps(account)
+        assert {getattr(account, each).unseal(KEYRING) for each in names} == {PLAIN}
+        first = account.by_default
+        account.name = "renamed"
+        session.commit()
+        assert PLAIN.encode() not in pickle.dumps(account)
+        assert account.by_default.unseal(KEYRING) == PLAIN  # type: ignore[union-attr]
+        assert account.by_default is not first
+        # The object has the ciphertext of the row.
+        stored = select(Account.id).where(
+            *(getattr(Account, n) == getattr(account, n) for n in names)
+        )
+        assert session.scalar(stored) == 1
+
+
+@pytest.mark.parametrize("strategy", ["auto", "evaluate", "fetch", "by key"])
+def test_an_update_leaves_no_plaintext_in_objects(engine: Engine, strategy: str) -> None:
+    """SQLAlchemy sets the attributes of objects in the session to the values of the UPDATE."""
+    write(engine, token="before")
+    with Session(engine, expire_on_commit=False) as session:
+        customer = session.get_one(Customer, 1)
+        customer.called = "not written yet"  # type: ignore[assignment]
+        with session.no_autoflush:
+            if strategy == "by key":
+                session.execute(update(Customer), [{"id": 1, "token": PLAIN}])
+            else:
+                session.execute(
+                    update(Customer).values(token=PLAIN),
+                    execution_options={"synchronize_session": strategy},
+                )
+            assert PLAIN not in vars(customer).values()
+        session.commit()
+        assert customer.token is not None
+        assert customer.token.unseal(KEYRING) == PLAIN
+        assert customer.called is not None
+        assert customer.called.unseal(KEYRING) == "not written yet"
+
+
+def test_what_waits_to_be_written_is_kept(engine: Engine) -> None:
+    """If other attributes are loaded again, one that was assigned meanwhile isn't lost."""
+    write(engine, token="before")
+    with Session(engine) as session:
+        customer = session.get_one(Customer, 1)
+        customer.token = PLAIN  # type: ignore[assignment]
+        with session.no_autoflush:
+            session.refresh(customer, ["note"])
+            assert customer.token == PLAIN  # type: ignore[comparison-overlap]
+        session.commit()
+    loaded = read(engine).token
+    assert loaded is not None
+    assert loaded.unseal(KEYRING) == PLAIN
+
+
+def test_a_validator_sees_only_what_was_assigned(engine: Engine) -> None:
+    """A flush encrypts the value behind it, so that it is never called with a Sealed."""
+    with Session(engine, expire_on_commit=False) as session:
+        account = Account(id=1, validated=f" {PLAIN} ")
+        session.add(account)
+        session.commit()
+        account.validated = f"{PLAIN}2 "  # type: ignore[assignment]
+        session.commit()
+        assert isinstance(account.validated, Sealed)
+        session.refresh(account)
+        assert account.validated.unseal(KEYRING) == f"{PLAIN}2"
+
+
+UPSERT = sqlite.insert(Customer).values(id=1)
+# What would store plaintext: SQLAlchemy binds none of these with the type of the column.
+IN_CLEAR: dict[str, Any] = {
+    "another column": lambda: update(Account).values(by_listener=Account.name),
+    "a function": lambda: update(Customer).values(token=func.lower(PLAIN)),
+    "text": lambda: update(Customer).values(token=text(f"'{PLAIN}'")),
+    "a literal": lambda: update(Customer).values(token=literal(PLAIN)),
+    "a literal column": lambda: insert(Customer).values(token=literal_column(f"'{PLAIN}'")),
+    "a typed parameter": lambda: insert(Customer).values(token=bindparam("x", type_=String())),
+    "a parameter that has its type from its value": lambda: insert(Customer).values(
+        token=bindparam("x", PLAIN)
+    ),
+    "a case": lambda: update(Customer).values(token=case((null().is_(None), PLAIN))),
+    "a part of a case": lambda: update(Customer).values(
+        token=case((Customer.id == 2, Customer.token), else_=PLAIN)
+    ),
+    "a part of a function": lambda: update(Customer).values(
+        token=func.coalesce(Customer.token, PLAIN)
+    ),
+    "a subquery": lambda: update(Customer).values(
+        token=select(Account.name).limit(1).scalar_subquery()
+    ),
+    "a labelled value": lambda: update(Customer).values(token=literal(PLAIN).label("x")),
+    "an order": lambda: update(Customer).ordered_values((Customer.token, func.lower(PLAIN))),
+    "a name of the table": lambda: update(Customer.__table__).values(  # type: ignore[arg-type]
+        {"token": func.lower(PLAIN)}
+    ),
+    "one row of several": lambda: insert(Customer).values(
+        [{"id": 1, "token": PLAIN}, {"id": 2, "token": func.lower(PLAIN)}]
+    ),
+    "a row without names": lambda: insert(Customer.__table__).values(  # type: ignore[arg-type]
+        [(1, func.lower(PLAIN), None, None, None)] * 2
+    ),
+    "a select": lambda: insert(Customer).from_select(["token"], select(Account.name)),
+    "one of two selects": lambda: insert(Customer).from_select(
+        ["token"], union_all(select(Customer.called), select(Account.name))
+    ),
+    "a conflict": lambda: UPSERT.on_conflict_do_update(set_={"token": func.lower(PLAIN)}),
+    "a conflict of MySQL": lambda: mysql.insert(Customer).on_duplicate_key_update(
+        token=func.lower(PLAIN)
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", IN_CLEAR)
+def test_an_expression_that_would_be_stored_in_clear_is_refused(engine: Engine, kind: str) -> None:
+    """SQLAlchemy doesn't pass the result of an expression to the type that would encrypt it."""
+    write(engine, token="before")
+    for run in (Session(engine), engine.connect()):
+        with run, pytest.raises(TypeError, match="unencrypted") as caught:
+            run.execute(IN_CLEAR[kind]())
+        assert PLAIN not in str(caught.value)
+
+
+def test_an_expression_as_an_attribute_is_refused_too(engine: Engine) -> None:
+    """The ORM writes it in the statement of the flush."""
+    for value in (func.lower(PLAIN), literal(PLAIN)):
+        with Session(engine) as session:
+            session.add(Customer(id=1, token=value))
+            with pytest.raises(TypeError, match="unencrypted"):
+                session.commit()
+
+
+IN_CIPHER: dict[str, Any] = {
+    "null": lambda: update(Customer).values(token=null()),
+    "nothing": lambda: update(Customer).values(token=None),
+    "the column": lambda: update(Customer).values(token=Customer.token),
+    "a case": lambda: update(Customer).values(
+        token=case((Customer.id == 2, null()), else_=Customer.token)
+    ),
+    "a subquery": lambda: update(Customer).values(
+        token=select(aliased(Customer).token).limit(1).scalar_subquery()
+    ),
+    "a select": lambda: insert(Customer).from_select(["token"], select(Customer.token)),
+    "a marked expression": lambda: update(Customer).values(
+        token=type_coerce(func.max(Customer.token).select().scalar_subquery(), Customer.token.type)
+    ),
+    "a conflict": lambda: UPSERT.on_conflict_do_update(set_={"token": UPSERT.excluded.token}),
+    "a conflict with text": lambda: UPSERT.on_conflict_do_update(set_={"token": PLAIN}),
+    "an expression for another column": lambda: update(Account).values(name=func.lower("A")),
+}
+
+
+@pytest.mark.parametrize("kind", IN_CIPHER)
+def test_an_expression_that_yields_a_ciphertext_is_written(engine: Engine, kind: str) -> None:
+    """Values that are encrypted already, NULL, and text that the type encrypts."""
+    write(engine, token=PLAIN)
+    with engine.begin() as connection:
+        connection.execute(IN_CIPHER[kind]())
+        stored = connection.scalars(select(Customer.token)).all()
+    assert {each.unseal(KEYRING) for each in stored if each is not None} <= {PLAIN}
+
+
+def test_a_parameter_without_a_type_is_encrypted(engine: Engine) -> None:
+    """It gets the type of the column: an UPDATE of many rows has such parameters."""
+    write(engine, token="before")
+    statement = update(Customer.__table__).where(  # type: ignore[arg-type]
+        Customer.__table__.c.id == bindparam("row")
+    )
+    with engine.begin() as connection:
+        connection.execute(statement.values(token=bindparam("new")), [{"row": 1, "new": PLAIN}])
+    loaded = read(engine).token
+    assert loaded is not None
+    assert loaded.unseal(KEYRING) == PLAIN
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"server_default": PLAIN},
+        {"server_default": text(f"'{PLAIN}'")},
+        {"default": func.lower(PLAIN)},
+        {"onupdate": func.lower(PLAIN)},
+        {"default": literal(PLAIN)},
+    ],
+    ids=["value", "text", "function", "on update", "literal"],
+)
+def test_a_default_that_would_be_stored_in_clear_is_refused(options: dict[str, Any]) -> None:
+    """What the database computes isn't encrypted."""
+    kind = EncryptedString(keyring=KEYRING)
+    with pytest.raises(ArgumentError, match="unencrypted") as caught:
+        Table("t", MetaData(), Column("token", kind, **options))
+    assert PLAIN not in str(caught.value)
+    with pytest.raises(ArgumentError, match="unencrypted"):
+        Table("t", MetaData(), Column("token", kind, Computed("name")))
+
+
+@pytest.mark.parametrize("default", [text("NULL"), null()], ids=["text", "null"])
+def test_null_may_be_the_default(default: Any) -> None:
+    """NULL is never encrypted."""
+    Table("t", MetaData(), Column("token", EncryptedString(), server_default=default))
 
 
 def test_an_error_about_another_column_repeats_no_plaintext(engine: Engine) -> None:

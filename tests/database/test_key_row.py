@@ -13,7 +13,7 @@ from internals import database_of, keyring_of, stored_values_of
 from key_rotation import newer, no_models, old
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, StateGraph
-from sqlalchemy import Connection, Engine, create_engine, insert, text
+from sqlalchemy import Connection, Engine, bindparam, create_engine, insert, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from typing_extensions import TypedDict
 
@@ -516,6 +516,11 @@ class Customer(Base):
     note: Mapped[Sealed | None] = mapped_column(EncryptedString(keyring=lambda: RING[0]))
 
 
+TYPED = text("UPDATE customers SET token = :token").bindparams(
+    bindparam("token", type_=Customer.__table__.c.token.type)
+)
+
+
 @pytest.fixture
 def engine(pipelit: Pipelit, database_url: str) -> Iterator[Engine]:
     """An application's own engine for this database."""
@@ -561,6 +566,7 @@ def test_an_applications_column_in_this_database(
         lambda s: s.execute(insert(Customer).values(id=7, **row)),
         lambda s: s.execute(insert(Customer), [{"id": 7, **row}]),
         lambda s: s.execute(Customer.__table__.update().values(**row)),
+        lambda s: s.execute(TYPED, row),
     ):
         with pytest.raises(ConfigurationError, match=ANOTHER) as error:
             within(engine, write)
