@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from stat import S_IMODE
+from stat import S_IMODE, S_ISREG
 from typing import Any, ClassVar, Final, TextIO
 
 from dotenv.parser import Binding, parse_stream
@@ -36,6 +36,8 @@ KEY_FILE_SETTING: Final = f"{KEY_SETTING}_FILE"
 DEFAULT_DATABASE_URL: Final = "sqlite:///.pipelit/agents.db"
 # The errors of renaming a file onto a mounted file.
 _MOUNT_ERRORS: Final = frozenset({errno.EBUSY, errno.EXDEV})
+# Some hundred keys fit into it.
+_MAX_FILE_SIZE: Final = 65_536
 _COMMENT: Final = re.compile(r"[ \t]+#[^\r\n]*")
 
 
@@ -177,16 +179,39 @@ class _Files(PydanticBaseSettingsSource):
 
 def _content(setting: str, path: Path) -> str:
     try:
-        value = path.read_text(encoding="utf-8-sig").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it isn't UTF-8 text"
+        value = _read(path).decode("utf-8-sig").strip()
+    except (OSError, ValueError) as error:
         raise ConfigurationError(
-            f"{setting} names {path}, which can't be read ({why}): mount the secret there, or make "
-            "it readable by the account that runs this"
+            f"{setting} names {path}, which can't be read ({_reason(error)}): mount the secret "
+            "there, or make it readable by the account that runs this"
         ) from None
     if not value:
         raise ConfigurationError(f"{setting} names {path}, which is empty: put the value into it")
     return value
+
+
+def _read(path: Path) -> bytes:
+    """Read a file that holds a setting.
+
+    Raises:
+        OSError: It can't be read, or isn't a file that can be read again and again to its end.
+        ValueError: No file can have this name.
+    """
+    # A pipe without a writer would be waited for, and some devices have no end. A pipe that has a
+    # writer can be read only once, and each process reads its settings more than once.
+    if not S_ISREG(path.stat().st_mode) and not path.is_dir():
+        raise OSError(errno.EINVAL, "it is no regular file")
+    with path.open("rb") as file:
+        content = file.read(_MAX_FILE_SIZE + 1)
+    if len(content) > _MAX_FILE_SIZE:
+        raise OSError(errno.EFBIG, "it is longer than a setting")
+    return content
+
+
+def _reason(error: OSError | ValueError) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return "it isn't UTF-8 text"
+    return (error.strerror if isinstance(error, OSError) else "") or str(error)
 
 
 def ensure_key(env_file: Path) -> Path | None:

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -161,6 +162,48 @@ def test_a_file_that_gives_nothing_is_named(
         with pytest.raises(ConfigurationError, match=f"{setting}_FILE names secret.*{words}"):
             Settings.read()
         monkeypatch.delenv(f"{setting}_FILE")
+
+
+def _make_pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def _make_endless(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def _make_huge(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(1 << 34)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes and devices are files on POSIX only")
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (_make_pipe, "no regular file"),
+        (_make_endless, "no regular file"),
+        (_make_huge, "longer than a setting"),
+        (Path.mkdir, "Is a directory"),
+        (None, "null"),
+    ],
+    ids=["pipe", "endless", "huge", "folder", "no name"],
+)
+def test_a_file_without_an_end_is_refused(
+    make: Callable[[Path], None] | None,
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nobody waits for a pipe that nobody writes to, and no memory is filled."""
+    path = tmp_path / "secret"
+    if make is not None:
+        make(path)
+        monkeypatch.setenv("FIELD_ENCRYPTION_KEY_FILE", str(path))
+    else:
+        Path(".env").write_text("FIELD_ENCRYPTION_KEY_FILE=a\0b\n")
+    with pytest.raises(ConfigurationError, match=f"FIELD_ENCRYPTION_KEY_FILE names .*{words}"):
+        Settings.read()
 
 
 def test_init_makes_no_second_key_beside_a_file(
