@@ -53,7 +53,7 @@ class Keyring:
     The first key encrypts and all of them decrypt, so a key can be replaced while the system runs.
 
     Args:
-        keys: Fernet keys (32 bytes, URL-safe base64), newest first.
+        keys: Fernet keys (32 bytes, URL-safe base64), newest first. A repeated key counts once.
 
     Raises:
         ConfigurationError: There is no key, or one of them isn't a Fernet key. The key itself is
@@ -89,9 +89,10 @@ class Keyring:
                     "it where it is set, in the environment or in .env. If it never was a key, "
                     f"remove it there, and make one with: {MAKE_A_KEY}"
                 )
-        self._keys = tuple(raw)
+        # A repeated key is one key: each key has one place and one tag.
+        self._keys = tuple(dict.fromkeys(raw))
         # A digest of each key, or of the key that it is derived from.
-        self._origins = tuple(hmac.digest(key, _ORIGIN, "sha256") for key in raw)
+        self._origins = tuple(hmac.digest(key, _ORIGIN, "sha256") for key in self._keys)
         fernets = [Fernet(key) for key in cleaned]
         self._newest = fernets[0]
         self._fernet = MultiFernet(fernets)

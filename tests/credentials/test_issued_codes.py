@@ -293,6 +293,13 @@ def test_a_shorter_wait_makes_no_code_good_again(login: Pipelit, clock: Clock) -
     assert "clock" not in str(caught.value)
 
 
+def test_a_repeated_key_gives_codes(login: Pipelit, settings: dict[str, Any]) -> None:
+    """A setting may name a key twice: its row isn't taken for one of another process."""
+    keys = settings["encryption_keys"] * 2
+    with Pipelit(**settings | {"encryption_keys": keys}) as again:
+        assert len(opened(again, "github")) == 6
+
+
 def test_a_rotation_repeats_no_code(
     login: Pipelit, settings: dict[str, Any], clock: Clock, key: str
 ) -> None:

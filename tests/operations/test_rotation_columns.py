@@ -102,6 +102,17 @@ def test_an_applications_columns_are_counted_and_rotated(
     assert rotating.keys.rotate(models=[metadata]).resealed == 0
 
 
+def test_a_repeated_key_is_no_older_key(
+    pipelit: Pipelit, settings: dict[str, Any], old: Keyring
+) -> None:
+    """Otherwise values under the newest key would count as older, and never be rotated."""
+    metadata, _ = filled(pipelit, old)
+    keys = settings["encryption_keys"] * 2
+    with Pipelit(**settings | {"encryption_keys": keys}) as again:
+        done = again.keys.rotate(models=[metadata]).status
+    assert (done.older, len(done.keys)) == (0, 1)
+
+
 @pytest.mark.slow
 def test_a_declarative_base_is_named_too(rotating: Pipelit, old: Keyring, newer: str) -> None:
     """models=[Base]: stored objects can be decrypted with the newer key alone."""

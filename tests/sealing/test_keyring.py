@@ -98,6 +98,18 @@ def test_spaces_and_empty_entries_of_the_setting_are_passed_over() -> None:
     assert repr(Keyring.parse(f" {key} ,, {Keyring.generate_key()}\n")) == "Keyring(2 keys)"
 
 
+def test_a_key_that_is_repeated_is_one_key() -> None:
+    """Also in another spelling: the last digit of base64 has two bits that don't count."""
+    key, other = (base64.urlsafe_b64encode(bytes([each]) * 32).decode() for each in (1, 2))
+    spelling = key[:-2] + chr(ord(key[-2]) + 1) + "="
+    assert base64.urlsafe_b64decode(spelling) == base64.urlsafe_b64decode(key)
+    keys = Keyring(key, spelling, other, key)
+    assert keys.has_the_keys_of(Keyring(key, other))
+    assert len(keys) == len({*keys.origins}) == len({*keys.macs("label")}) == 2
+    assert keys.derive("label").has_the_keys_of(Keyring(key, other).derive("label"))
+    assert keys.fingerprint(1) == Keyring(other).fingerprint()
+
+
 @pytest.mark.parametrize("setting", ["", "  ", ",", " , "])
 def test_no_key_names_the_setting_and_the_command(setting: str) -> None:
     """Without a key the message says which setting, and how to make one."""
