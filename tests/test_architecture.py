@@ -19,7 +19,7 @@ FLOORS: list[set[str]] = [
         *("errors", "_words", "_wording", "_bounds", "_discretion", "_forks", "_late"),
         *("_otpauth", "_run_context", "exact"),
     },
-    {"_threads", "display", "paging", "policy", "otp"},
+    {"_threads", "_in_place", "display", "paging", "policy", "otp"},
     {"_batching", "_twins"},
     {"protocol"},
     {"sealing"},

@@ -681,14 +681,7 @@ async def test_what_an_mcp_interceptor_writes_into_a_call_is_searched(
     """Lists and dictionaries in the arguments are the message's own; the arguments are a copy."""
     call: Any = {"name": "post", "args": {"options": {"q": "x"}}, "id": "1"}
     message = AIMessage("", tool_calls=[call])
-    runtime: ToolRuntime = ToolRuntime(
-        state={"messages": [message]},
-        context=None,
-        config={},
-        stream_writer=lambda _: None,
-        tool_call_id="1",
-        store=None,
-    )
+    runtime = dataclasses.replace(runtime_with({}), state={"messages": [message]})
 
     @keyed.credentials.inject(key="service")
     async def signing(request: Any, handler: Any, *, key: SecretStr) -> Any:
@@ -707,6 +700,45 @@ async def test_what_an_mcp_interceptor_writes_into_a_call_is_searched(
     else:
         assert await signing(request, handler) > len(KEY)
     assert repr(message).count(KEY) == 0
+
+
+def runtime_with(config: RunnableConfig, writer: Callable[[Any], None] = bool) -> Any:
+    """A tool's runtime."""
+    return ToolRuntime(
+        state={}, context=None, config=config, stream_writer=writer, tool_call_id="1", store=None
+    )
+
+
+async def test_calls_that_share_a_configuration_are_guarded_until_each_ends(
+    keyed: Pipelit,
+) -> None:
+    """The first that ends leaves the guard of the other, and the last one leaves none."""
+    tracer = Tracer()
+    config: RunnableConfig = {"callbacks": [tracer], "tags": ["a"]}
+    before = dict(config)
+    request = MCPToolCallRequest("turn", {}, server_name="s", runtime=runtime_with(config))
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    @keyed.credentials.inject(key="service")
+    async def signing(request: Any, handler: Any, *, key: SecretStr) -> Any:
+        return await handler(key.get_secret_value())
+
+    async def wait(plain: str) -> None:
+        await begun.wait()
+
+    async def first() -> None:
+        await signing(request, wait)
+        ended.set()
+
+    async def leak(plain: str) -> Any:
+        begun.set()
+        await ended.wait()
+        return await turn.ainvoke({"q": plain}, config)
+
+    done = await asyncio.gather(first(), signing(request, leak), return_exceptions=True)
+    assert [type(each) for each in done] == [type(None), SecretLeakError]
+    assert repr(tracer.seen).count(KEY) == 0
+    assert config == before
 
 
 def test_a_tool_under_an_honest_middleware_runs_as_without_it(keyed: Pipelit) -> None:

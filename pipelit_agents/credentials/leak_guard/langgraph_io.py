@@ -24,6 +24,7 @@ from langgraph.runtime import RunControl, Runtime
 from langgraph.store.base import BaseStore, Op
 from pydantic import BaseModel
 
+from pipelit_agents._in_place import changed_in_place
 from pipelit_agents.credentials.leak_guard.callbacks import (
     guarded_callbacks,
     searched_call,
@@ -91,19 +92,14 @@ def guarded_argument(name: str, value: object, guard: Guard) -> object:
         return guarded_config(value, guard)
     runtime = _runtime_of(value)
     if runtime is not None and dataclasses.is_dataclass(value) and not isinstance(value, type):
+        config = getattr(runtime, "config", None)
         guarded = _guarded(runtime, guard)
-        original = getattr(runtime, "config", None)
-        if isinstance(guarded, ToolRuntime) and isinstance(original, dict):
+        if isinstance(config, dict):
             # A middleware's handler calls the tool with the original configuration.
-            guard.on_exit(partial(_refill, original, dict(original)))
-            original.update(guarded.config)
+            change = partial(guarded_config, cast(RunnableConfig, config), guard)
+            guard.on_exit(changed_in_place(config, change))
         return dataclasses.replace(value, runtime=guarded)
     return _guarded(value, guard)
-
-
-def _refill(config: dict[str, object], before: dict[str, object]) -> None:
-    config.clear()
-    config.update(before)
 
 
 def state_in(name: str, value: object) -> object:
