@@ -7,7 +7,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from contextvars import ContextVar, copy_context
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from weakref import ref
@@ -222,8 +222,8 @@ class Scope(Unsearched):
         found = self._patterns
         if found is None:
             outer = self.parent
-            # A node may open one secret again and again. The same object for all of these blocks:
-            # its input is then searched only once.
+            # A node may open one secret again and again. With the same object for all of these
+            # blocks, its input is searched only once.
             same = outer is not None and outer._revealed == self._revealed
             found = outer.patterns() if outer is not None and same else Patterns(self.revealed)
             self._patterns = found
@@ -269,20 +269,21 @@ class Scope(Unsearched):
         Raises:
             SecretLeakError: The node left a secret in its surroundings.
         """
-        for _, held in list(self._delayed_calls.values()):
-            if failed:
+        leak = None
+        try:
+            for _, held in list(self._delayed_calls.values()):
                 # The node's own error takes precedence.
-                with suppress(Exception):
+                with suppress(Exception) if failed else nullcontext():
                     held.flush()
-            else:
-                held.flush()
-        for call in self._on_exit:
-            call()
-        self._on_exit.clear()
-        if self._revealed and self.surroundings is not None:
-            leak = self.surroundings.clean(self.patterns(), self.sought)
-            if leak is not None and not failed:
-                raise leak
+        finally:
+            # Also if the consumer of a stream has failed.
+            for call in self._on_exit:
+                call()
+            self._on_exit.clear()
+            if self._revealed and self.surroundings is not None:
+                leak = self.surroundings.clean(self.patterns(), self.sought)
+        if leak is not None and not failed:
+            raise leak
 
 
 # The scopes that hold secrets. No lock: the garbage collector may close an unfinished generator at

@@ -7,6 +7,7 @@ import dataclasses
 import gc
 import io
 import json
+import os
 import uuid
 from collections import UserString, deque
 from collections.abc import Callable, Iterator
@@ -739,6 +740,28 @@ async def test_calls_that_share_a_configuration_are_guarded_until_each_ends(
     assert [type(each) for each in done] == [type(None), SecretLeakError]
     assert repr(tracer.seen).count(KEY) == 0
     assert config == before
+
+
+def test_a_consumer_that_fails_at_the_end_leaves_no_key(
+    keyed: Pipelit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a stream held back is written when the node ends, and the writer may raise."""
+    monkeypatch.setenv("SERVICE_URL", "")
+    config: RunnableConfig = {"tags": ["a"]}
+
+    def write(piece: object) -> None:
+        raise ConnectionError("the consumer is away")
+
+    @keyed.credentials.inject(key="service")
+    def careless(request: Any, *, key: SecretStr) -> None:
+        os.environ["SERVICE_URL"] = key.get_secret_value()
+        request.runtime.stream_writer(KEY[:14])
+
+    runtime = runtime_with(config, write)
+    with pytest.raises(ConnectionError):
+        careless(MCPToolCallRequest("turn", {}, server_name="s", runtime=runtime))
+    assert os.environ["SERVICE_URL"] == ""
+    assert config == {"tags": ["a"]}
 
 
 def test_a_tool_under_an_honest_middleware_runs_as_without_it(keyed: Pipelit) -> None:
