@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, TypedDict
+from typing import TYPE_CHECKING, Annotated, Final, TypedDict, cast
 
 import typer
 
@@ -138,6 +138,9 @@ def _nothing(pipelit: Pipelit, filters: _Filters) -> str:
 
 def _is_there(pipelit: Pipelit, option: str, name: str) -> bool:
     """Return whether a name is that of an account, or of a credential if it is a subject."""
+    # Any other entry is enough: the subject may be a person's own credential, or was deleted since.
+    if pipelit.audit.list(limit=1, **cast(_Filters, {option: name})):
+        return True
     looks: list[Callable[[], object]] = [lambda: pipelit.users.get(name)]
     if option == "subject":
         looks.append(lambda: pipelit.credentials.get(name, unreadable=True))

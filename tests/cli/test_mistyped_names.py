@@ -193,6 +193,17 @@ def test_no_entry_may_be_a_mistyped_filter(words: list[str], says: list[str]) ->
     assert all(each in "\n".join(more) for each in says)
 
 
+def test_what_other_entries_are_about_is_not_mistyped(home: Callable[[], Pipelit]) -> None:
+    """One person's own credential, one that was deleted, and what is neither of the two."""
+    with home() as pipelit:
+        pipelit.credentials.put("github", KEY, kind="api-key", created_by="bob", person="bob")
+        pipelit.credentials.delete("weather")
+        pipelit.keys.rotate()
+    for name in ("github", "weather", "keys"):
+        done = typed("audit", "--subject", name, "--outcome", "refused")
+        assert done.stdout == "There are no such entries.\n"
+
+
 @pytest.mark.usefixtures("home")
 @pytest.mark.parametrize(
     ("kind", "meant"),
