@@ -136,6 +136,7 @@ KeyId: TypeAlias = Annotated[
 ]
 KeyName: TypeAlias = Annotated[
     str,
+    AfterValidator(_require_words),
     Field(
         min_length=1,
         max_length=149,

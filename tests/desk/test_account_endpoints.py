@@ -386,6 +386,7 @@ BOUND_TO_FAIL: list[tuple[str, str, dict[str, Any] | None, int]] = [
     ("POST", "/agents", {"username": "agent_x", "owner": "agent_small", "purpose": "p"}, 403),
     ("POST", "/users/nobody/keys", {"name": "x"}, 404),
     ("POST", "/users/bob/keys", {"name": "x", "expires_at": PAST}, 422),
+    ("POST", "/users/bob/keys", {"name": " "}, 422),
     ("DELETE", "/users/bob/keys/000000000000", None, 404),
 ]
 
