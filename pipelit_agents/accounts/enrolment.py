@@ -139,9 +139,9 @@ def end(connection: Connection, name: str) -> None:
 
 
 def pend_again(core: Core, name: str, first: FirstCode) -> None:
-    """End a second factor whose recovery codes nobody has got, and make it pending again.
+    """Make a second factor pending again, because nobody has received its recovery codes.
 
-    If it was reset meanwhile, it has ended for good, and another one may be on that isn't ended.
+    If it was reset meanwhile, nothing changes. Another one may be on since then.
     """
     with core.database.writing(durable=True) as connection:
         core.database.lock(connection, f"account:{name}")

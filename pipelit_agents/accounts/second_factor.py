@@ -392,10 +392,10 @@ class Mfa:
     def _change(
         self, username: str, code: str, action: str, change: Callable[[Connection, str], T]
     ) -> T:
-        """Verify a person's code, and change the second factor that it is a code of.
+        """Verify a person's code, and change the second factor that the code belongs to.
 
-        The factor may be reset and enrolled again while the code is verified. Then the code, which
-        a lost phone may have shown, says nothing about the factor that is on now.
+        That factor may be reset and another one enrolled while the code is verified. Then the code,
+        perhaps of a lost phone, must not change the new factor.
         """
         name = require_username(username)
         factor = current_factor(self._core, name)

@@ -93,7 +93,7 @@ def _require_credential(pipelit: Pipelit, credential: str) -> None:
             raise
         print_wrapped(f"warning: {with_near_name(error, str(error))}", err=True)
     except (ConfigurationError, StorageError):
-        # Each round of a watch says it.
+        # The round reports it.
         pass
 
 

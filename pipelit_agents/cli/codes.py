@@ -93,7 +93,7 @@ def verify(
     from pipelit_agents import Pipelit
 
     with Pipelit.from_env() as pipelit:
-        # To the library a verifier that isn't there is a wrong code, because strangers may ask.
+        # The library reports an unknown verifier as a wrong code, because strangers may ask.
         handle = pipelit.agent(verifier)
         handle.require_active()
         typed_code = read_secret("Code")

@@ -295,7 +295,7 @@ def _doubts(pipelit: Pipelit, info: CredentialInfo, created_by: str) -> Iterator
         try:
             pipelit.users.get(created_by)
         except (InvalidUsername, UserNotFound):
-            yield f"--created-by names {created_by!r}, which is no account"
+            yield f"--created-by names {created_by!r}, which isn't an account"
     if info.kind in _KINDS:
         return
     others = {

@@ -1,4 +1,7 @@
-"""Suggest the names that somebody may have meant. Who runs a command can list them all anyway."""
+"""Suggest the name that somebody may have meant.
+
+Anyone who can run a command can also list all names, so a suggestion reveals nothing.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +22,10 @@ if TYPE_CHECKING:
 
 __all__ = ["did_you_mean", "either", "with_near_name"]
 
-# Most names that are compared; a larger database is searched near the name only.
-_MAX_COMPARED: Final = 1_000
-# Characters at the beginning of a name in which most typing errors are not.
+# Names that are compared: the first of all, and the first after the beginning of the typed name. In
+# most databases, the first of all are all.
+MAX_COMPARED: Final = 1_000
+# The length of that beginning. Most typing errors are further back.
 _PREFIX_LENGTH: Final = 2
 _NEAR: Final = 0.75
 
@@ -42,7 +46,7 @@ def with_near_name(error: Exception, message: str) -> str:
         with Pipelit.from_env() as pipelit:
             names = set(_names(pipelit, name, accounts=isinstance(error, UserNotFound)))
     except PipelitError:
-        # A hint is worth no second error.
+        # The first error matters more.
         return message
     close = [] if name in names else get_close_matches(name, names, 1, _NEAR)
     return message.replace(repr(name), repr(name) + did_you_mean(close), 1)
@@ -62,11 +66,11 @@ def either(names: Sequence[str]) -> str:
 def _names(pipelit: Pipelit, name: str, *, accounts: bool) -> Iterator[str]:
     for after in (None, name[:_PREFIX_LENGTH]):
         if accounts:
-            people = pipelit.users.page(after=after, limit=_MAX_COMPARED)
+            people = pipelit.users.page(after=after, limit=MAX_COMPARED)
             yield from (each.username for each in people if each.active)
             more = people.next
         else:
-            shared = pipelit.credentials.page(after=after, limit=_MAX_COMPARED, unreadable=True)
+            shared = pipelit.credentials.page(after=after, limit=MAX_COMPARED, unreadable=True)
             yield from (each.name for each in shared)
             more = shared.next
         if more is None:

@@ -19,7 +19,7 @@ typed_words: ContextVar[tuple[str, ...]] = ContextVar("typed_words", default=())
 _MIN_SECRET_LENGTH: Final = 4
 # Characters at the beginning of a word that are enough to mask it in a message.
 _PREFIX_LENGTH: Final = 8
-# The same of a word in quotes that has no secret's form: `'agent_lead'` isn't `'agent_lead2'`.
+# The same for a quoted word without the form of a secret: `'agent_lead'` isn't `'agent_lead2'`.
 _QUOTED_PREFIX_LENGTH: Final = 40
 # The id of a question to people. It permits nothing, so messages may repeat it.
 _QUESTION_ID: Final = re.compile(r"apr_[0-9a-f]{32}")

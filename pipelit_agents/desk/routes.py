@@ -47,7 +47,7 @@ class DeskRoute(APIRoute):
     """
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
-        # A route that a router includes is made again, with the function of the first one.
+        # FastAPI makes the route again for the router that includes it, with this function.
         if _REQUEST not in inspect.signature(endpoint).parameters:
             endpoint = _exact(endpoint)
         super().__init__(path, endpoint, **options)
@@ -86,7 +86,7 @@ def _exact(endpoint: Callable[..., Any]) -> Callable[..., Coroutine[Any, Any, An
 
     @functools.wraps(endpoint)
     async def exact(*args: Any, **kwargs: Any) -> Any:
-        # Only now, because whoever may not act learns nothing of what a request should be.
+        # Only now, so that a caller without permission doesn't learn which parameters there are.
         _require_known_query(kwargs.pop(_REQUEST))
         return await called(*args, **kwargs)
 

@@ -792,13 +792,13 @@ class Interrupted:
 
 @pytest.fixture
 def slow(settings: dict[str, Any], clock: Clock, pipelit: Pipelit) -> Iterator[Pipelit]:
-    """Another process on the same database, which stands still while it verifies a code."""
+    """Another process on the same database, which pauses while it verifies a code."""
     with Pipelit(**settings, clock=clock, ledger=Interrupted) as made:
         yield made
 
 
-def stand_still(slow: Pipelit) -> Interrupted:
-    """The ledger of the process that stands still."""
+def ledger_of(slow: Pipelit) -> Interrupted:
+    """The ledger of the process that pauses."""
     guarded = slow._ledger.open()
     assert isinstance(guarded, GuardedLedger)
     assert isinstance(guarded.ledger, Interrupted)
@@ -826,14 +826,14 @@ CHANGES = {
 def test_a_code_changes_only_the_factor_that_it_is_of(
     slow: Pipelit, pipelit: Pipelit, app: pyotp.TOTP, clock: Clock, action: str, again: bool
 ) -> None:
-    """Who has the lost phone can't end the factor that replaced it, nor get its recovery codes."""
+    """The lost phone can't end the factor that replaced it, nor get its recovery codes."""
     new: list[tuple[pyotp.TOTP, str]] = []
 
     def meanwhile() -> None:
         pipelit.mfa.reset("alice")
         new.extend([enrolled(pipelit, clock)] if again else [])
 
-    stand_still(slow).after = meanwhile
+    ledger_of(slow).after = meanwhile
     expected = CodeRejected if again else SecondFactorError
     with pytest.raises(expected):
         CHANGES[action](slow.mfa, app.at(clock()))
@@ -857,11 +857,11 @@ def test_a_late_first_code_brings_no_enrolment_back(
     new: list[tuple[pyotp.TOTP, str]] = []
 
     def meanwhile() -> None:
-        stand_still(slow).before = bool
+        ledger_of(slow).before = bool
         pipelit.mfa.reset("alice")
         new.extend([enrolled(pipelit, clock)] if again else [])
 
-    stand_still(slow).before = meanwhile
+    ledger_of(slow).before = meanwhile
     with pytest.raises(CodeRejected):
         slow.mfa.confirm("alice", late.at(clock()))
     status = pipelit.mfa.status("alice")

@@ -14,6 +14,7 @@ from command_line import typed
 from typer.testing import Result
 
 from pipelit_agents import Keyring, Pipelit
+from pipelit_agents.cli import near_names
 
 KEY = "wk-2718281828459045"
 
@@ -105,6 +106,21 @@ def test_a_secret_of_notices_may_be_mistyped() -> None:
     done = typed("approvals", "notify", *words)
     assert done.exit_code == 0
     assert "'weathr' (did you mean weather?)" in done.stderr
+
+
+def test_a_name_is_suggested_from_a_large_database(
+    home: Callable[[], Pipelit], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its first names are compared, and those that begin as the typed name does."""
+    monkeypatch.setattr(near_names, "MAX_COMPARED", 2)
+    with home() as pipelit:
+        for name in ("dora", "erin", "zoe_miller"):
+            pipelit.users.create(name)
+        pipelit.credentials.put("mail", KEY, kind="api-key", created_by="alice")
+        pipelit.credentials.put("storage", KEY, kind="api-key", created_by="alice")
+    assert "(did you mean zoe_miller?)" in refused("users", "show", "zoe_miler")
+    assert "(did you mean weather?)" in refused("credentials", "show", "weathr")
+    assert "did you mean" not in refused("users", "show", "rein")
 
 
 @pytest.mark.usefixtures("home")
@@ -238,7 +254,7 @@ def test_a_kind_of_ones_own_is_not_doubted(kind: str) -> None:
 def test_a_name_for_the_record_may_be_mistyped() -> None:
     """The record stays, so the warning says it at once; a name in it isn't needed."""
     said = put("x", "--kind", "llm", "--created-by", "alcie").stderr
-    assert said == "warning: --created-by names 'alcie', which is no account\n"
+    assert said == "warning: --created-by names 'alcie', which isn't an account\n"
     assert put("x", "--kind", "llm", "--created-by", "operator").stderr == ""
 
 
