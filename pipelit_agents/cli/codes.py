@@ -65,7 +65,7 @@ def _warn_of(pipelit: Pipelit, audience: str) -> None:
             err=True,
         )
         return
-    if found.kind == "human" and not found.domain:
+    if found.kind == "human":
         print_wrapped(
             f"warning: --audience: {audience!r} is a person, and only agents verify codes", err=True
         )
