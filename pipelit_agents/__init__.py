@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from pipelit_agents.audit.seals import AuditHead
     from pipelit_agents.audit.trail import AuditTrail
     from pipelit_agents.audit.verifying import AuditReport
+    from pipelit_agents.credentials.rows import CredentialInfo
     from pipelit_agents.credentials.secret import Secret
     from pipelit_agents.credentials.store import Credentials
-    from pipelit_agents.credentials.stored import CredentialInfo
     from pipelit_agents.credentials.trial import CredentialTest
     from pipelit_agents.database.encrypted_string import EncryptedString
     from pipelit_agents.errors import PipelitError
@@ -130,7 +130,7 @@ _HOMES = {
     "audit.verifying": ["AuditReport"],
     "credentials.secret": ["Secret"],
     "credentials.store": ["Credentials"],
-    "credentials.stored": ["CredentialInfo"],
+    "credentials.rows": ["CredentialInfo"],
     "credentials.trial": ["CredentialTest"],
     "database.encrypted_string": ["EncryptedString"],
     "errors": ["PipelitError"],

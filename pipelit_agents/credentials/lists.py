@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from pipelit_agents._twins import off_the_loop
-from pipelit_agents.credentials.service import CredentialService
-from pipelit_agents.credentials.stored import (
+from pipelit_agents.credentials.rows import (
     CredentialInfo,
     StoredCredential,
     count_credentials,
@@ -16,6 +15,7 @@ from pipelit_agents.credentials.stored import (
     read_credential,
     read_credentials,
 )
+from pipelit_agents.credentials.service import CredentialService
 from pipelit_agents.credentials.whose import of_person
 from pipelit_agents.database.key_row import check_fitting
 from pipelit_agents.display import Rows

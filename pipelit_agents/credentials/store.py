@@ -18,6 +18,14 @@ from pipelit_agents.credentials.access import CredentialAccess
 from pipelit_agents.credentials.authenticator import separated
 from pipelit_agents.credentials.described import described
 from pipelit_agents.credentials.lists import CredentialLists
+from pipelit_agents.credentials.rows import (
+    CredentialInfo,
+    StoredCredential,
+    delete_credential,
+    delete_credentials,
+    is_stored,
+    store,
+)
 from pipelit_agents.credentials.rules import (
     Fields,
     require_fields,
@@ -25,14 +33,6 @@ from pipelit_agents.credentials.rules import (
     secrets_in,
     unknown_accounts,
     warnings_about,
-)
-from pipelit_agents.credentials.stored import (
-    CredentialInfo,
-    StoredCredential,
-    delete_credential,
-    delete_credentials,
-    is_stored,
-    store,
 )
 from pipelit_agents.credentials.whose import of_person
 from pipelit_agents.errors import UnknownAccountWarning

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field, JsonValue, SecretStr, model_validato
 
 from pipelit_agents._threads import aside
 from pipelit_agents.accounts.permissions import Action, may
-from pipelit_agents.credentials.stored import CredentialInfo
+from pipelit_agents.credentials.rows import CredentialInfo
 from pipelit_agents.desk.at_once import AtOnce
 from pipelit_agents.desk.callers import Caller, Home, PersonCaller, Sensitive
 from pipelit_agents.desk.fields import USERNAME_PATTERN, Answer, Moment, Request, UsernameInQuery

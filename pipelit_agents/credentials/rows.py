@@ -1,4 +1,4 @@
-"""A credential as it is stored: its row, which is partly encrypted, and what is displayed of it."""
+"""Read and write the rows of credentials, and describe them without their secrets."""
 
 from __future__ import annotations
 
