@@ -18,7 +18,9 @@ __all__ = ["Disconnected", "has_body", "read_body", "replayed", "require_json"]
 
 _WITHOUT_BODY: Final = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
 _MAX_DEPTH: Final = 32
-_STRUCTURE: Final = re.compile(r'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
+# The last quotation mark is optional: otherwise a text without an end would be read again from each
+# escaped quotation mark in it, and the event loop would wait minutes for one request.
+_STRUCTURE: Final = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?|[\[{]|[\]}]', re.DOTALL)
 # A body that no model of an endpoint accepts: it is passed on in place of one that can't be read,
 # so that an endpoint's other refusals come first.
 UNREADABLE: Final = b'"unreadable"'

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -247,6 +248,27 @@ def test_brackets_in_a_text_arent_levels(operator: httpx.Client) -> None:
     """A text may have as many brackets and quotes as it likes."""
     text = '[{"' * 5_000
     assert operator.post("/things", json={"name": text}).json() == text
+
+
+@pytest.mark.parametrize(
+    ("text", "end"),
+    [
+        ('\\"', ""),
+        ('\\"', "\\"),
+        ('\\"[', ""),
+        ("\\\\", ""),
+        ("[", ""),
+        ('\\"', '"'),
+    ],
+    ids=["quotes", "half an escape", "brackets", "backslashes", "levels", "with an end"],
+)
+def test_a_text_is_read_once_whatever_is_in_it(operator: httpx.Client, text: str, end: str) -> None:
+    """The time for a body grows with its size alone, and so the event loop waits for nobody."""
+    content = ('{"name": [' + "[]," * 40 + '"' + text * 20_000 + end).encode()
+    began = time.thread_time()
+    answer = operator.post("/things", content=content, headers={"Content-Type": "application/json"})
+    assert time.thread_time() - began < 1
+    assert answer.status_code == 422
 
 
 def test_a_role_is_refused_before_a_body(member: httpx.Client) -> None:
