@@ -14,6 +14,9 @@ from fastapi.dependencies.models import Dependant
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 
+from pipelit_agents._threads import aside
+from pipelit_agents.desk.callers import Visit, require_current, visit_of
+
 __all__ = ["DeskRoute", "takes_long"]
 
 P = ParamSpec("P")
@@ -81,14 +84,19 @@ def _parameters(dependant: Dependant) -> Iterator[str]:
 
 
 def _exact(endpoint: Callable[..., Any]) -> Callable[..., Coroutine[Any, Any, Any]]:
-    """Return a function that refuses unknown parameters of the query, and then calls another."""
-    called = endpoint if inspect.iscoroutinefunction(endpoint) else _in_thread(endpoint)
+    """Return a function that refuses unknown parameters of the query, and then calls another.
+
+    The caller's key is verified once more immediately before the call. A request may have waited
+    for a thread, as long as others keep all of them busy.
+    """
+    called = _awaited(endpoint) if inspect.iscoroutinefunction(endpoint) else _in_thread(endpoint)
 
     @functools.wraps(endpoint)
     async def exact(*args: Any, **kwargs: Any) -> Any:
+        request = kwargs.pop(_REQUEST)
         # Only now, so that a caller without permission doesn't learn which parameters there are.
-        _require_known_query(kwargs.pop(_REQUEST))
-        return await called(*args, **kwargs)
+        _require_known_query(request)
+        return await called(visit_of(request), *args, **kwargs)
 
     declared = inspect.signature(endpoint)
     request = inspect.Parameter(_REQUEST, inspect.Parameter.KEYWORD_ONLY, annotation=Request)
@@ -100,11 +108,29 @@ def _exact(endpoint: Callable[..., Any]) -> Callable[..., Coroutine[Any, Any, An
 def _in_thread(endpoint: Callable[..., Any]) -> Callable[..., Coroutine[Any, Any, Any]]:
     kind = _LONG if endpoint in _LONG_ENDPOINTS else _SHORT
 
-    async def waiting(*args: Any, **kwargs: Any) -> Any:
-        work = functools.partial(endpoint, *args, **kwargs)
-        return await to_thread.run_sync(work, limiter=_limiter(kind))
+    def work(visit: Visit, *args: Any, **kwargs: Any) -> Any:
+        _require_current(visit)
+        return endpoint(*args, **kwargs)
+
+    async def waiting(visit: Visit, *args: Any, **kwargs: Any) -> Any:
+        begun = functools.partial(work, visit, *args, **kwargs)
+        return await to_thread.run_sync(begun, limiter=_limiter(kind))
 
     return waiting
+
+
+def _awaited(endpoint: Callable[..., Any]) -> Callable[..., Coroutine[Any, Any, Any]]:
+    async def waiting(visit: Visit, *args: Any, **kwargs: Any) -> Any:
+        await aside(_require_current, visit)
+        return await endpoint(*args, **kwargs)
+
+    return waiting
+
+
+def _require_current(visit: Visit) -> None:
+    # Whoever has the set-up token has no key.
+    if visit.caller is not None:
+        require_current(visit.home, visit.caller)
 
 
 def _limiter(kind: RunVar[CapacityLimiter]) -> CapacityLimiter:

@@ -10,16 +10,24 @@ from typing import Any
 import pytest
 from desk_client import API
 from fastapi import FastAPI
+from internals import busy_desk
 
 from pipelit_agents import Pipelit
 from pipelit_agents.desk import audit as audit_module
 from pipelit_agents.desk.callers import SecondFactor
 
 End = Callable[[Pipelit, str], object]
+
+
+def holder(home: Pipelit, key: str) -> str:
+    """Whose key it is."""
+    return home.users.authenticate(key).username
+
+
 ENDS: dict[str, tuple[End, int]] = {
     "revoked key": (lambda home, key: home.users.revoke_api_key(key.split("_")[1]), 401),
-    "deactivated": (lambda home, _: home.users.deactivate("alice"), 401),
-    "another role": (lambda home, _: home.users.set_role("alice", "member"), 403),
+    "deactivated": (lambda home, key: home.users.deactivate(holder(home, key)), 401),
+    "another role": (lambda home, key: home.users.set_role(holder(home, key), "member"), 403),
 }
 ended = pytest.mark.parametrize(("end", "status"), ENDS.values(), ids=ENDS)
 
@@ -31,6 +39,7 @@ async def send_to(
     body: dict[str, Any] | None,
     during: Callable[[], object],
     after_parts: int = 0,
+    method: str = "",
 ) -> list[Any]:
     """Send a request, do something before its body or after so many parts of its answer arrived."""
     sent: list[Any] = []
@@ -57,7 +66,7 @@ async def send_to(
     scope = {
         "type": "http",
         "http_version": "1.1",
-        "method": "GET" if body is None else "POST",
+        "method": method or ("GET" if body is None else "POST"),
         "scheme": "http",
         "path": f"{API}{path}",
         "raw_path": f"{API}{path}".encode(),
@@ -104,6 +113,58 @@ async def test_a_request_that_waited_for_a_code_does_nothing(
     sent = await send_to(desk_app, key, "/users", body, lambda: None)
     assert sent[0]["status"] == status
     assert "carol" not in [each.username for each in pipelit.users.list()]
+
+
+# Requests that have no factor to confirm; some have a code in their body, or need none.
+WAITING: list[tuple[str, str, list[str]]] = [
+    ("POST", "/approvals/{id}/approve", ["code", "digest"]),
+    ("POST", "/approvals/{id}/deny", ["digest"]),
+    ("POST", "/me/second-factor/recovery-codes", ["code"]),
+    ("POST", "/me/second-factor/disable", ["code"]),
+    ("DELETE", "/users/alice/keys/{key_id}", []),
+    ("GET", "/users/alice/keys", []),
+    ("GET", "/approvals", []),
+]
+
+
+@ended
+@pytest.mark.parametrize(("method", "path", "fields"), WAITING, ids=[each[1] for each in WAITING])
+async def test_a_request_that_waited_for_a_thread_does_nothing(
+    pipelit: Pipelit,
+    desk_app: FastAPI,
+    desk_keys: dict[str, str],
+    enrolled: Callable[[str], Callable[[], str]],
+    method: str,
+    path: str,
+    fields: list[str],
+    end: End,
+    status: int,
+) -> None:
+    """Who keeps the threads busy doesn't have a stolen key act after it was revoked."""
+    code, question = (
+        enrolled("alice")(),
+        pipelit.approvals.request({"pay": 90}, approvers=["alice"]),
+    )
+    other = pipelit.users.issue_api_key("alice", name="other")
+    pipelit.users.create("carol", role="operator")
+    key = desk_keys["alice"]
+    sendable = {"code": code, "digest": question.digest}
+    body = {each: sendable[each] for each in fields} or None
+    with busy_desk() as one_waits:
+        filled = path.format(id=question.id, key_id=other.id)
+        sent = send_to(desk_app, key, filled, body, lambda: None, method=method)
+        request = asyncio.create_task(sent)
+        while not one_waits():
+            assert not request.done()
+            await asyncio.sleep(0)
+        end(pipelit, key)
+        before = [each.revoked_at for each in pipelit.users.list_api_keys("alice")]
+        factor = pipelit.mfa.status("alice")
+        state = pipelit.approvals.get(question.id).state
+    assert (await request)[0]["status"] == status
+    assert [each.revoked_at for each in pipelit.users.list_api_keys("alice")] == before
+    assert pipelit.mfa.status("alice") == factor
+    assert pipelit.approvals.get(question.id).state == state
 
 
 @ended

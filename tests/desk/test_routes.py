@@ -6,6 +6,7 @@ import asyncio
 import threading
 from importlib import import_module
 from pkgutil import iter_modules
+from typing import Any
 
 import httpx
 import pytest
@@ -13,6 +14,7 @@ from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
 
 from pipelit_agents import Pipelit, desk
+from pipelit_agents.desk.callers import Visit, note_visit
 from pipelit_agents.desk.routes import DeskRoute, takes_long
 
 
@@ -46,7 +48,7 @@ def test_an_endpoint_does_not_block_the_event_loop(
     assert threading.current_thread() not in ran
 
 
-async def test_short_requests_wait_for_no_long_ones() -> None:
+async def test_short_requests_wait_for_no_long_ones(pipelit: Pipelit) -> None:
     """However many long ones wait, each kind has threads of its own."""
     router = APIRouter(route_class=DeskRoute)
     begun, end = threading.Semaphore(0), threading.Event()
@@ -64,7 +66,15 @@ async def test_short_requests_wait_for_no_long_ones() -> None:
 
     app = FastAPI()
     app.include_router(router)
-    transport = httpx.ASGITransport(app)
+
+    async def is_ready() -> bool:
+        return True
+
+    async def guarded(scope: Any, receive: Any, send: Any) -> None:
+        note_visit(scope, Visit(pipelit, is_ready))
+        await app(scope, receive, send)
+
+    transport = httpx.ASGITransport(guarded)
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         waiting = [asyncio.create_task(client.get("/long")) for _ in range(20)]
         assert await asyncio.to_thread(begun.acquire, timeout=30)

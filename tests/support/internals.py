@@ -7,7 +7,8 @@ names that other files still use.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
@@ -122,3 +123,18 @@ def few_guesses(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
 def lasting_readiness(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the desk ask whether it is ready only once."""
     monkeypatch.setattr("pipelit_agents.desk.health._TTL", 1e9)
+
+
+@contextmanager
+def busy_desk() -> Iterator[Callable[[], bool]]:
+    """Keep all threads of the desks of this event loop busy; yield whether a request waits."""
+    from pipelit_agents.desk import routes
+
+    limiters = [routes._limiter(each) for each in (routes._SHORT, routes._LONG)]
+    with ExitStack() as busy:
+        for limiter in limiters:
+            for _ in range(int(limiter.total_tokens)):
+                worker = object()
+                limiter.acquire_on_behalf_of_nowait(worker)
+                busy.callback(limiter.release_on_behalf_of, worker)
+        yield lambda: any(each.statistics().tasks_waiting for each in limiters)
