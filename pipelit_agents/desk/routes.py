@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, Final, ParamSpec, TypeVar
 
@@ -57,22 +58,24 @@ class DeskRoute(APIRoute):
 
 
 def _require_known_query(request: Request) -> None:
-    """Refuse a request whose query has a parameter that its endpoint doesn't take.
+    """Refuse a request whose query has a parameter that its endpoint doesn't take, or one twice.
 
-    Without its misspelt filter, a list would have items that nobody asked for.
+    Without its misspelt filter, a list would have items that nobody asked for. Of two values, a
+    proxy may read another one than the desk.
     """
     route = request.scope.get("route")
     if not request.query_params or not isinstance(route, APIRoute):
         return
     taken = sorted(set(_parameters(route.dependant)))
     what = f"there are {', '.join(taken)}" if taken else "this path takes none"
-    unknown = request.query_params.keys() - set(taken)
-    if unknown:
+    given = Counter(name for name, _ in request.query_params.multi_items())
+    problems = dict.fromkeys(given.keys() - set(taken), f"there is no such parameter; {what}")
+    for name, times in given.items():
+        if times > 1:
+            problems.setdefault(name, "the parameter is there twice")
+    if problems:
         raise RequestValidationError(
-            [
-                {"loc": ("query", name), "msg": f"there is no such parameter; {what}"}
-                for name in sorted(unknown)
-            ]
+            [{"loc": ("query", name), "msg": words} for name, words in sorted(problems.items())]
         )
 
 

@@ -114,3 +114,24 @@ def test_a_parameter_that_is_not_taken_is_refused(
     assert nobody.get(f"{path}?{query}").status_code == 401
     may = member.get(path).is_success
     assert member.get(f"{path}?{query}").status_code == (422 if may else 403)
+
+
+@pytest.mark.parametrize(
+    ("path", "query"),
+    [
+        ("/audit", "actor=alice&actor=bob"),
+        ("/users", "limit=1&limit=100"),
+        ("/credentials", "scope=own&scope=shared"),
+        ("/credentials", "scope=own&scope=own"),
+        ("/credentials", "scope=own&s%63ope=shared"),
+    ],
+)
+def test_a_parameter_that_is_there_twice_is_refused(
+    operator: httpx.Client, path: str, query: str
+) -> None:
+    """Which of its values counts, a proxy may decide otherwise."""
+    answer = operator.get(f"{path}?{query}")
+    (error,) = answer.json()["errors"]
+    assert answer.status_code == 422
+    assert error["field"] == f"query.{query.partition('=')[0]}"
+    assert "twice" in error["message"]
