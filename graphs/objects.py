@@ -19,7 +19,7 @@ from pydantic import BaseModel, RootModel, TypeAdapter
 from pydantic.dataclasses import is_pydantic_dataclass
 from pydantic.fields import FieldInfo, ModelPrivateAttr
 
-from .standard import WRITERS, tagged
+from .standard import WRITERS, collide, tagged
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -343,7 +343,8 @@ def rebuilt_object(data: object, known: Known) -> object:
         lost_parts(more)
         return plain
     found = known.get(name)
-    if found is None or found.form != form:
+    # The class may make a set of a list.
+    if found is None or found.form != form or _has_colliding_list(content):
         return plain
     try:
         made = _made(found, content)
@@ -351,6 +352,19 @@ def rebuilt_object(data: object, known: Known) -> object:
         # The class's validators may raise anything about invalid data.
         return plain
     return plain if made is None else made
+
+
+def _has_colliding_list(content: object) -> bool:
+    waiting = [content]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            waiting.extend(value.values())
+        elif isinstance(value, list | tuple | deque):
+            if collide(value):
+                return True
+            waiting.extend(value)
+    return False
 
 
 def lost_parts(more: list[object]) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable
 from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
@@ -31,12 +31,14 @@ from pipelit_agents.protocol.payload import RESERVED, Tagged, WrittenInParts
 from .envelope import from_base64, to_base64
 from .types import Json
 
-__all__ = ["BASES", "READERS", "WRITERS", "as_base", "of_numpy", "tagged", "uncarried"]
+__all__ = ["BASES", "READERS", "WRITERS", "as_base", "collide", "of_numpy", "tagged", "uncarried"]
 
 # The limit of Decimal128. A larger exponent would make a huge `int` from a few bytes.
 _MAX_EXPONENT: Final = 6144
 _MAX_DIGITS: Final = 4300
 _MAX_NAME_LENGTH: Final = 100
+# Different values of one hash in a set. By chance there are two or three.
+_MAX_OF_ONE_HASH: Final = 64
 
 _Moment = TypeVar("_Moment", datetime, time)
 _Ip: TypeAlias = (
@@ -215,11 +217,43 @@ def _read_zone(data: object) -> ZoneInfo:
     return ZoneInfo(data)
 
 
+def collide(items: Collection[object]) -> bool:
+    """Return whether so many different items have one hash that a set of them would take forever.
+
+    Numbers, and tuples of them, have the same hashes in each process. So a sender can choose values
+    of which each is compared with all before it, for hours, while nothing else in the process runs.
+    """
+    hashes = [_hash(each) for each in items]
+    often = {each for each, times in Counter(hashes).items() if times > _MAX_OF_ONE_HASH}
+    of_hash: dict[object, list[object]] = {each: [] for each in often - {None}}
+    for each, hashed in zip(items, hashes, strict=True):
+        different = of_hash.get(hashed)
+        if different is not None and each not in different:
+            different.append(each)
+            if len(different) > _MAX_OF_ONE_HASH:
+                return True
+    return False
+
+
+def _hash(value: object) -> int | None:
+    try:
+        return hash(value)
+    except TypeError:
+        # It can't be in a set.
+        return None
+
+
+def _require_fast(items: Collection[object]) -> None:
+    if collide(items):
+        raise ValueError
+
+
 def _read_set(
     cls: Callable[[Iterable[object]], Collection[object]],
 ) -> Callable[[object], Collection[object]]:
     def read(data: object) -> Collection[object]:
         items = _items(data)
+        _require_fast(items)
         found = cls(items)
         if len(found) != len(items):
             raise ValueError
@@ -240,6 +274,7 @@ def _read_deque(data: object) -> deque[object]:
 
 def _read_dict(data: object) -> dict[object, object]:
     pairs = [_items(pair, 2) for pair in _items(data)]
+    _require_fast([key for key, _ in pairs])
     found = dict(pairs)
     if len(found) != len(pairs):
         raise ValueError

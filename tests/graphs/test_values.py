@@ -17,6 +17,7 @@ import zoneinfo
 from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
+from time import thread_time
 from typing import Annotated, Any, Literal, NamedTuple, NotRequired
 from uuid import UUID
 
@@ -47,6 +48,7 @@ from pipelit_agents import Agent, Secret
 from pipelit_agents.errors import PayloadError, SpawnError
 from pipelit_agents.graphs import verified_child
 from pipelit_agents.graphs.codec import state_from_bytes, state_to_bytes
+from pipelit_agents.graphs.objects import class_name
 from pipelit_agents.graphs.schemas import known_classes
 from pipelit_agents.tools import SpawnAndAwait
 
@@ -585,6 +587,68 @@ def test_a_forged_value_is_refused(value: Any) -> None:
     for data in (value, {"a": [value]}, {"messages": [value]}):
         with pytest.raises(PayloadError, match="of unknown form"):
             state_from_bytes(json.dumps(data).encode(), limit=LIMIT)
+
+
+# All multiples of this number have one hash, in each process.
+MODULUS = sys.hash_info.modulus
+COLLIDING: list[Any] = [
+    {"__pipelit_set__": [each * MODULUS for each in range(1, 100)]},
+    {"__pipelit_frozenset__": [each * MODULUS for each in range(1, 100)]},
+    {"__pipelit_dict__": [[each * MODULUS, 0] for each in range(1, 100)]},
+    {"__pipelit_set__": [*range(1000), *(each * MODULUS + 5 for each in range(1, 100))]},
+    {"__pipelit_set__": [{"__pipelit_decimal__": str(each * MODULUS)} for each in range(1, 100)]},
+    {"__pipelit_set__": [{"__pipelit_tuple__": [each * MODULUS]} for each in range(1, 100)]},
+    {
+        "__pipelit_dict__": [
+            [{"__pipelit_uuid__": str(UUID(int=each * MODULUS))}, 0] for each in range(1, 100)
+        ]
+    },
+]
+
+
+@pytest.mark.parametrize("value", COLLIDING, ids=lambda value: json.dumps(value)[:60])
+def test_values_that_would_be_compared_with_each_other_are_refused(value: Any) -> None:
+    """An answer within the limit of size could otherwise keep its reader busy for hours."""
+    for data in (value, {"a": [value]}, {"messages": [value]}):
+        with pytest.raises(PayloadError, match="of unknown form"):
+            state_from_bytes(json.dumps(data).encode(), limit=LIMIT)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {-1, -2},
+        set(range(5_000)),
+        {2**64 - each for each in range(5_000)},
+        {each * MODULUS for each in range(30)},
+        {each * MODULUS: "x" for each in range(30)},
+        [MODULUS] * 500,
+    ],
+    ids=["of one hash", "small", "large", "some of one hash", "keys", "equal"],
+)
+def test_values_that_have_one_hash_by_chance_arrive(value: Any) -> None:
+    """A few of them, and equal ones, cost nothing."""
+    assert there_and_back({"a": value})["a"] == value
+
+
+class Numbers(BaseModel):
+    """A class that makes a set of a list."""
+
+    of: set[int] = set()
+    listed: list[int] = []
+
+
+def test_no_class_is_given_values_that_it_would_compare_with_each_other() -> None:
+    """They arrive as the values that they are, soon; equal ones are no reason."""
+    known, name = known_classes([Numbers]), class_name(Numbers)
+    listed = [each * MODULUS for each in range(30_000)]
+    forged = {"__pipelit_object__": ["model", name, {"of": listed, "listed": []}]}
+    began = thread_time()
+    back = state_from_bytes(json.dumps(forged).encode(), limit=LIMIT, known=known)
+    assert thread_time() - began < 1
+    assert back == {"of": listed, "listed": []}
+    honest = Numbers(of={1, 2}, listed=[-1, -2] * 100)
+    assert there_and_back({"a": honest}, known=known)["a"] == honest
 
 
 @pytest.mark.parametrize(
