@@ -2109,6 +2109,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
         "ended_callers": [
             "a_body_that_was_held_back_does_nothing",
             "a_request_that_waited_for_a_code_does_nothing",
+            "a_request_that_waited_for_a_thread_does_nothing",
             "an_export_ends_with_the_key",
         ]
     },
@@ -2116,6 +2117,7 @@ SECURITY_CLAIMS: Final[dict[str, dict[str, list[str]]]] = {
         "ended_callers": [
             "a_body_that_was_held_back_does_nothing",
             "a_request_that_waited_for_a_code_does_nothing",
+            "a_request_that_waited_for_a_thread_does_nothing",
             "an_export_ends_with_the_key",
         ]
     },
