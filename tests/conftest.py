@@ -1,8 +1,9 @@
 """Fixtures that most tests use: a database of their own, a key, and a clock that they set.
 
 The tests of a module that sets ``BACKENDS = True`` run on each backend, or on those that the module
-names there. With ``--everywhere`` all tests do. ``@pytest.mark.backends("sqlite")`` names the
-backends of one test, and ``@pytest.mark.backends`` says that a test doesn't depend on them.
+names there. With ``--everywhere``, so do those of a module that sets nothing.
+``@pytest.mark.backends("sqlite")`` names the backends of one test. ``@pytest.mark.backends`` says
+that a test doesn't depend on them.
 
 ``--cases 2`` runs two cases of each test that needs a folder, on two kinds of database in turn.
 Of a test that is marked ``slow`` it runs one with a folder or four without, of the others all.
@@ -67,7 +68,7 @@ TO_BE_NAMED = "0123456789abcdef" * 2
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options of a long run, with all kinds of databases, and of one with few cases."""
-    parser.addoption("--everywhere", action="store_true", help="run all tests on all backends")
+    parser.addoption("--everywhere", action="store_true", help="run more tests on all backends")
     parser.addoption(
         "--cases", type=int, help="run so many cases of each test that needs a folder; default all"
     )
@@ -81,7 +82,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         marked, named = None, None
     everywhere = metafunc.config.getoption("everywhere") and named is not False
     if "backend" in metafunc.fixturenames and (marked or named or everywhere):
-        listed = named if isinstance(named, tuple) and not everywhere else BACKENDS
+        listed = named if isinstance(named, tuple) else BACKENDS
         metafunc.parametrize("backend", marked.args if marked else listed, indirect=True)
 
 

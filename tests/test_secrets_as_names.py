@@ -41,6 +41,8 @@ from pipelit_agents.ledger import Attempt, Decision, LedgerContext, record_decis
 from pipelit_agents.middleware import CredentialMiddleware
 from pipelit_agents.protocol.usernames import is_username
 
+# The files of a SQLite database are searched for the secrets.
+BACKENDS = False
 # Secrets by their form; those of the first group may not be stored as a name either.
 CERTAIN = {
     "a provider's key": "sk-proj-AbC123xyz789LMNop456",

@@ -175,10 +175,11 @@ def test_header_scheme_and_field_are_chosen(
 ) -> None:
     """Which header, which word before the secret, which of several secrets; Basic has a user."""
     put(pipelit, crm, value, public=public)
-    name, text = options.pop("name", "crm"), sent[1]
+    text = sent[1]
     if "asic" in str(options.get("scheme")):
         text = "Basic " + base64.b64encode(text.encode()).decode()
-    httpx.get(crm.url, verify=NO_TLS, auth=pipelit.credentials.http_auth(name, **options))
+    auth = pipelit.credentials.http_auth(**{"name": "crm"} | options)
+    httpx.get(crm.url, verify=NO_TLS, auth=auth)
     assert crm.seen[0][sent[0]] == text
 
 
@@ -398,9 +399,9 @@ def test_a_credential_that_cannot_be_sent_says_why(
 ) -> None:
     """The error names what is missing in the credential, and nothing is sent."""
     put(pipelit, crm, value, public=public)
-    name = options.pop("name", "crm")
+    options = {"name": "crm"} | options
     with pytest.raises(CredentialError, match=message) as caught:
-        httpx.get(crm.url, verify=NO_TLS, auth=pipelit.credentials.http_auth(name, **options))
+        httpx.get(crm.url, verify=NO_TLS, auth=pipelit.credentials.http_auth(**options))
     assert KEY not in str(caught.value)
     assert crm.seen == []
 

@@ -665,6 +665,7 @@ def test_the_seals_cover_the_person(people: Pipelit, whose: Any) -> None:
         assert people.audit.verify().problems
 
 
+@pytest.mark.backends("sqlite")
 def test_a_trail_from_before_stays_whole(pipelit: Pipelit, writer: Agent) -> None:
     """Seals of a database without the column and the table fit after the migration."""
     pipelit.audit.seal()

@@ -185,6 +185,7 @@ def test_a_path_through_a_file_is_named(tmp_path: Path, key: str) -> None:
         assert "a part of its path is a file" in said(pipelit.users.list, ConfigurationError)
 
 
+@pytest.mark.backends("sqlite")
 def test_a_damaged_file_says_to_restore_a_copy(pipelit: Pipelit, database_url: str) -> None:
     """Pages that were overwritten are no lock and no missing table."""
     path = Path(database_url.removeprefix("sqlite:///"))

@@ -152,6 +152,7 @@ def test_a_file_that_others_could_read_is_closed_to_them(tmp_path: Path, key: st
         assert mode(path) == 0o600
 
 
+@pytest.mark.backends("sqlite")
 def test_the_key_is_not_beside_the_database(pipelit: Pipelit, database_url: str, key: str) -> None:
     """No file in the database's folder holds the key."""
     pipelit.users.create_agent("agent_x", owner="alice", purpose="p")
@@ -160,6 +161,7 @@ def test_the_key_is_not_beside_the_database(pipelit: Pipelit, database_url: str,
         assert key.encode() not in each.read_bytes()
 
 
+@pytest.mark.backends("sqlite")
 def test_connections_are_set_up(pipelit: Pipelit) -> None:
     """WAL and foreign keys are on for every connection; without a boot id nothing is lazy."""
     for transaction in (database_of(pipelit).reading, database_of(pipelit).writing):
@@ -329,6 +331,7 @@ def test_tables_from_before_the_first_release_are_refused(
                 assert word in str(caught.value)
 
 
+@pytest.mark.backends("sqlite")
 def test_tables_that_couldnt_be_looked_at_are_looked_at_again(
     pipelit: Pipelit, settings: dict[str, Any]
 ) -> None:
@@ -533,6 +536,7 @@ def test_more_threads_than_connections_each_read(pipelit: Pipelit) -> None:
     assert len(database._opened.spare) <= 16
 
 
+@pytest.mark.backends("sqlite")
 def test_close_closes_what_was_kept(pipelit: Pipelit, database_url: str) -> None:
     """After ``close`` the write-ahead log is gone, as the last connection takes it with it."""
     log = Path(f"{make_url(database_url).database}-wal")
@@ -542,6 +546,7 @@ def test_close_closes_what_was_kept(pipelit: Pipelit, database_url: str) -> None
     assert not log.exists()
 
 
+@pytest.mark.backends("sqlite")
 def test_what_was_in_use_while_it_was_closed_is_not_kept(pipelit: Pipelit, tmp_path: Path) -> None:
     """After ``close`` and with another file in its place, nothing reads or writes the old one."""
     database = database_of(pipelit)

@@ -178,6 +178,7 @@ def test_what_a_child_writes_outlives_its_parents_connections(pipelit: Pipelit) 
     assert {each.name for each in pipelit.credentials.list()} >= {"first", "second"}
 
 
+@pytest.mark.backends("sqlite")
 def test_a_second_handle_does_not_drop_the_locks_of_the_first(
     pipelit: Pipelit, settings: dict[str, Any], database_url: str
 ) -> None:
@@ -239,6 +240,7 @@ def test_a_child_does_not_go_on_with_its_parents_transaction(pipelit: Pipelit, w
     assert Child(lambda: put(pipelit)).said() == "ok"
 
 
+@pytest.mark.backends("sqlite")
 def test_a_child_of_a_transaction_says_at_once_that_it_can_not_write(pipelit: Pipelit) -> None:
     """SQLite would have it wait for a lock that nobody releases; it may read."""
     with database_of(pipelit).writing():
@@ -253,6 +255,7 @@ def test_a_child_of_a_transaction_says_at_once_that_it_can_not_write(pipelit: Pi
     assert Child(lambda: put(pipelit)).said() == "ok"
 
 
+@pytest.mark.backends("sqlite")
 def test_a_child_of_another_database_can_write(
     pipelit: Pipelit, settings: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -270,6 +273,7 @@ def test_a_child_of_another_database_can_write(
             assert "forked in the middle" in Child(lambda: put(same)).said()
 
 
+@pytest.mark.backends("sqlite")
 def test_a_fork_does_not_wait_for_good(pipelit: Pipelit, monkeypatch: pytest.MonkeyPatch) -> None:
     """A thread in a transaction may itself wait for the one that forks."""
     monkeypatch.setattr(forks, "_THREADS_TIMEOUT", 0.05)
@@ -291,6 +295,7 @@ def test_a_fork_does_not_wait_for_good(pipelit: Pipelit, monkeypatch: pytest.Mon
     assert put(pipelit) == "ok"
 
 
+@pytest.mark.backends("sqlite")
 def test_threads_wait_for_a_fork_and_go_on(pipelit: Pipelit) -> None:
     """What another module does before a fork takes its time; nobody begins in between."""
     seen: list[bool] = []
