@@ -24,7 +24,7 @@ from sqlalchemy import (
     UniqueConstraint,
     event,
 )
-from sqlalchemy.engine import Engine, ExceptionContext
+from sqlalchemy.engine import Engine, ExceptionContext, ExecutionContext
 from sqlalchemy.exc import ArgumentError, DontWrapMixin, StatementError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Mapper
@@ -117,8 +117,9 @@ class EncryptedString(TypeDecorator[Any]):
     Only values are encrypted, and not the results of SQL expressions. So a statement is refused if
     it writes an expression, or a parameter with a type of its own, into the column. ``NULL`` and
     ciphertexts of encrypted columns are written; an expression of another kind that yields one is
-    marked with ``type_coerce(expression, column.type)``. A default that the database computes is
-    refused too. SQL that you write as text isn't searched.
+    marked with ``type_coerce(expression, column.type)``. Within an expression, pass a value as
+    ``literal(value, column.type)``. A default that the database computes is refused too. SQL that
+    you write as text isn't searched.
 
     The purpose, by default ``table.column`` or ``schema.table.column``, is authenticated: a
     ciphertext that is copied to another column can't be decrypted. Text that isn't a ciphertext
@@ -329,7 +330,8 @@ def _expire(mapper: Mapper[Any], target: object, among: Collection[str] | None =
         if isinstance(target.__dict__.get(name), str) and (among is None or name in among)
     ]
     if plain:
-        # Session.expire refuses an object that is being inserted.
+        # Session.expire refuses an object that is being inserted, and there is no other public name
+        # for this. If SQLAlchemy drops the private one, such a flush fails and stores nothing.
         object_state(target)._expire_attributes(target.__dict__, plain)
 
 
@@ -349,12 +351,30 @@ def _keep_connection(
     # Parameters are encrypted when they are bound, and a type isn't told the transaction. Text and
     # a SELECT can write too: its CTE may be an INSERT.
     _EXECUTING.set(ref(connection))
+    _refuse_clear(statement)
+
+
+@event.listens_for(Engine, "before_cursor_execute")
+def _search_ctes(
+    _connection: object,
+    _cursor: object,
+    _text: str,
+    _values: object,
+    context: ExecutionContext,
+    _many: bool,
+) -> None:
+    # Only the compiled statement lists its CTEs; on PostgreSQL, an INSERT or UPDATE may be one.
+    for cte in getattr(context.compiled, "ctes", None) or ():
+        _refuse_clear(cte.element)
+
+
+def _refuse_clear(statement: object) -> None:
     for name in values_in_clear(statement, _is_encrypted):
         raise TypeError(
             f"{name} is an EncryptedString, and this statement would store the result of an SQL "
-            "expression, or a parameter of another type, unencrypted: pass the value as str. An "
-            "expression that yields a ciphertext of this column is marked with "
-            "type_coerce(expression, column.type)"
+            "expression, or a parameter of another type, unencrypted: pass the value as str, or in "
+            "an expression as literal(value, column.type). An expression that yields a ciphertext "
+            "of this column is marked with type_coerce(expression, column.type)"
         )
 
 

@@ -47,13 +47,19 @@ def values_in_clear(statement: object, is_encrypted: IsEncrypted) -> Iterator[st
     """
     if not isinstance(statement, Insert | Update):
         return
-    for key, value in _written(statement):
+    for key, value, is_typed in _written(statement):
         # Plain values are bound with the column's type.
         if not isinstance(value, ClauseElement) and not hasattr(value, "__clause_element__"):
             continue
-        kind, name = _column_of(statement, key)
-        if is_encrypted(kind) and not _is_ciphertext(value, is_encrypted):
-            yield name
+        # The ORM has replaced the names of its attributes, so a name is that of a column.
+        column = statement.table.c.get(key) if isinstance(key, str) else key
+        if column is None or not is_encrypted(column.type):
+            continue
+        # A parameter without a type of its own gets that of the column, unless it is nested.
+        if is_typed and isinstance(value, BindParameter) and isinstance(value.type, NullType):
+            continue
+        if not _is_ciphertext(value, is_encrypted):
+            yield str(column)
 
 
 def default_in_clear(column: Column[Any], is_encrypted: IsEncrypted) -> str:
@@ -75,24 +81,31 @@ def default_in_clear(column: Column[Any], is_encrypted: IsEncrypted) -> str:
     return ""
 
 
-def _written(statement: Insert | Update) -> Iterator[tuple[Any, object]]:
+def _written(statement: Insert | Update) -> Iterator[tuple[Any, object, bool]]:
+    """Yield columns or their keys, what is written, and whether that gets the column's type."""
     # SQLAlchemy has no public names for the parts of a statement.
     if isinstance(statement, Insert) and statement.select is not None:
         for select in _selects(statement.select):
-            names = statement._select_names or ()
-            yield from zip(names, select.selected_columns, strict=False)
-    yield from (statement._values or {}).items()
+            for name, column in zip(
+                statement._select_names or (), select.selected_columns, strict=False
+            ):
+                yield name, column, False
+    for key, value in (statement._values or {}).items():
+        yield key, value, True
     for several in statement._multi_values:
-        for row in several:
-            if isinstance(row, Mapping):
-                yield from row.items()
-            else:
-                yield from zip(statement.table.c, row, strict=False)
+        for number, row in enumerate(several):
+            named: Mapping[Any, object] = (
+                row if isinstance(row, Mapping) else dict(zip(statement.table.c, row, strict=False))
+            )
+            for column, value in named.items():
+                # SQLAlchemy gives the parameters of the first row alone a type.
+                yield column, value, number == 0
     for clause in _clauses_after(statement):
         for name in _SET_BY_CLAUSES:
             found = getattr(clause, name, None)
             if isinstance(found, Mapping):
-                yield from found.items()
+                for key, value in found.items():
+                    yield key, value, True
 
 
 def _clauses_after(statement: Insert | Update) -> Iterable[object]:
@@ -110,16 +123,6 @@ def _selects(select: object) -> Iterator[Any]:
             yield from _selects(each)
 
 
-def _column_of(statement: Insert | Update, key: Any) -> tuple[object, str]:
-    """Return the type and the name of the column that a key of a statement means."""
-    if not isinstance(key, str):
-        return key.type, str(key)
-    # In a statement of the ORM, a name is that of an attribute.
-    entity = statement.entity_description.get("entity")
-    found = getattr(entity, key, statement.table.c.get(key))
-    return getattr(found, "type", None), f"{statement.table}.{key}"
-
-
 def _is_ciphertext(value: Any, is_encrypted: IsEncrypted) -> bool:
     """Return whether a value is NULL, is encrypted when it is bound, or is a ciphertext."""
     value = value.__clause_element__() if hasattr(value, "__clause_element__") else value
@@ -127,13 +130,16 @@ def _is_ciphertext(value: Any, is_encrypted: IsEncrypted) -> bool:
     match value:
         case Null():
             return True
-        case BindParameter():
-            # Without a type of its own, it gets that of the column.
-            return isinstance(kind, NullType) or is_encrypted(kind)
-        case ColumnClause() | TypeCoerce():
+        case BindParameter() | TypeCoerce():
             return is_encrypted(kind)
+        case ColumnClause():
+            # In a subquery, a column may be an expression, or be several that a UNION yields.
+            bases = [value, *value.base_columns]
+            if not all(is_encrypted(each.type) for each in bases if isinstance(each, ColumnClause)):
+                return False
+            inner: Iterable[object] = [each for each in bases if not isinstance(each, ColumnClause)]
         case Label() | Grouping():
-            inner: Iterable[object] = [value.element]
+            inner = [value.element]
         case Case():
             inner = [*(result for _, result in value.whens), value.else_]
         case FunctionElement() if is_encrypted(kind):

@@ -525,6 +525,15 @@ def test_a_validator_sees_only_what_was_assigned(engine: Engine) -> None:
         assert account.validated.unseal(KEYRING) == f"{PLAIN}2"
 
 
+class Swapped(Base):
+    """Attributes that have the names of each other's columns."""
+
+    __tablename__ = "swapped"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    token: Mapped[str | None] = mapped_column("name")
+    name: Mapped[Sealed | None] = mapped_column("token", EncryptedString(keyring=KEYRING))
+
+
 UPSERT = sqlite.insert(Customer).values(id=1)
 # What would store plaintext: SQLAlchemy binds none of these with the type of the column.
 IN_CLEAR: dict[str, Any] = {
@@ -546,6 +555,41 @@ IN_CLEAR: dict[str, Any] = {
     ),
     "a subquery": lambda: update(Customer).values(
         token=select(Account.name).limit(1).scalar_subquery()
+    ),
+    "an untyped parameter of a select": lambda: insert(Customer).from_select(
+        ["token"], select(bindparam("x"))
+    ),
+    "an untyped parameter of a subquery": lambda: update(Customer).values(
+        token=select(bindparam("x")).scalar_subquery()
+    ),
+    "an untyped parameter of a function": lambda: update(Customer).values(
+        token=func.coalesce(Customer.token, bindparam("x"))
+    ),
+    "an untyped parameter of a case": lambda: update(Customer).values(
+        token=case((Customer.id == 2, Customer.token), else_=bindparam("x"))
+    ),
+    "an untyped parameter of a later row": lambda: insert(Customer).values(
+        [{"id": 1, "token": bindparam("x")}, {"id": 2, "token": bindparam("y")}]
+    ),
+    "a function in a subquery": lambda: insert(Customer).from_select(
+        ["token"],
+        select(select(func.coalesce(Customer.token, PLAIN).label("x")).subquery().c.x),
+    ),
+    "a union in a subquery": lambda: insert(Customer).from_select(
+        ["token"],
+        select(union_all(select(Customer.called), select(Account.name)).subquery().c[0]),
+    ),
+    "the name of another attribute": lambda: insert(Swapped).from_select(
+        ["token"], select(Account.name)
+    ),
+    "the name of another attribute, on a conflict": lambda: (
+        sqlite.insert(Swapped).values(id=1).on_conflict_do_update(set_={"token": func.lower(PLAIN)})
+    ),
+    "an insert in a CTE": lambda: select(
+        insert(Customer).values(token=func.lower(PLAIN)).returning(Customer.id).cte()
+    ),
+    "an update beside a select": lambda: select(Customer.id).add_cte(
+        update(Customer).values(token=func.lower(PLAIN)).cte()
     ),
     "a labelled value": lambda: update(Customer).values(token=literal(PLAIN).label("x")),
     "an order": lambda: update(Customer).ordered_values((Customer.token, func.lower(PLAIN))),
@@ -599,6 +643,22 @@ IN_CIPHER: dict[str, Any] = {
         token=select(aliased(Customer).token).limit(1).scalar_subquery()
     ),
     "a select": lambda: insert(Customer).from_select(["token"], select(Customer.token)),
+    "a select from a subquery": lambda: insert(Customer).from_select(
+        ["token"], select(select(Customer.token.label("x")).subquery().c.x)
+    ),
+    "a select from a union": lambda: insert(Customer).from_select(
+        ["token"],
+        select(union_all(select(Customer.token), select(null())).cte().c[0]),
+    ),
+    "a value in an expression": lambda: update(Customer).values(
+        token=func.coalesce(Customer.token, literal(PLAIN, Customer.token.type))
+    ),
+    "the first of several rows": lambda: insert(Customer).values(
+        [{"token": bindparam("x", None)}, {"token": PLAIN}]
+    ),
+    "an attribute that has another column's name": lambda: insert(Swapped).values(
+        token=func.lower("A"), name=PLAIN
+    ),
     "a marked expression": lambda: update(Customer).values(
         token=type_coerce(func.max(Customer.token).select().scalar_subquery(), Customer.token.type)
     ),
