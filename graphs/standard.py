@@ -238,8 +238,8 @@ def collide(items: Collection[object]) -> bool:
 def _hash(value: object) -> int | None:
     try:
         return hash(value)
-    except TypeError:
-        # It can't be in a set.
+    except Exception:
+        # It can't be in a set. A class's own method may raise anything, also in a list.
         return None
 
 

@@ -651,6 +651,29 @@ def test_no_class_is_given_values_that_it_would_compare_with_each_other() -> Non
     assert there_and_back({"a": honest}, known=known)["a"] == honest
 
 
+@dataclasses.dataclass
+class Uncountable:
+    """A class whose hash isn't ready."""
+
+    name: str
+
+    def __hash__(self) -> int:
+        raise RuntimeError(self.name)
+
+
+class Listing(BaseModel):
+    """A class with a list of such objects."""
+
+    listed: list[Uncountable]
+
+
+def test_objects_whose_hash_fails_arrive_in_a_list() -> None:
+    """Only a set or a key needs the hash."""
+    sent = Listing(listed=[Uncountable("a"), Uncountable("b")])
+    known = known_classes([Listing, Uncountable])
+    assert there_and_back({"a": sent}, known=known)["a"] == sent
+
+
 @pytest.mark.parametrize(
     "name", ["os.system", "builtins.eval", "subprocess.Popen", "test_values.Ticket", "", "a" * 9999]
 )
