@@ -29,7 +29,10 @@ def changed_in_place(
     """
     with _changed.lock:
         new = change()
-        _changed.by_id.setdefault(id(values), _Change(values)).calls += 1
+        # Stored again: the garbage collector may have ended the last other call since the look-up.
+        found = _changed.by_id.get(id(values)) or _Change(values)
+        found.calls += 1
+        _changed.by_id[id(values)] = found
         values.update(new)
     return partial(_end, values)
 

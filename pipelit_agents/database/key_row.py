@@ -201,7 +201,8 @@ def key_state(connection: Connection, keyring: Keyring) -> KeyState:
 def require_known(connection: Connection, keyring: Keyring) -> None:
     """Require that the row names one of the keys, in the transaction of a deletion.
 
-    Otherwise what they don't decrypt isn't lost: another process has begun to use another key.
+    Otherwise another process has begun to use another key, and a value that these keys don't
+    decrypt isn't lost.
 
     Raises:
         ConfigurationError: It names none of them.
@@ -211,8 +212,8 @@ def require_known(connection: Connection, keyring: Keyring) -> None:
         if _position(row, keyring.snapshot()) is None:
             raise ConfigurationError(
                 f"nothing more was deleted: this database's key is {row.fingerprint!r:.20} since a "
-                "moment ago, so what these keys don't decrypt isn't lost. See: pipelit-agents keys "
-                "status"
+                "moment ago, so a value that these keys don't decrypt isn't lost. See: "
+                "pipelit-agents keys status"
             )
 
 

@@ -19,7 +19,7 @@ def lock(connection: Open, *names: str, shared: bool = False) -> None:
         connection: A connection in a transaction that hasn't yet read the data to protect.
         names: The names to lock, by kind and name: ``account:alice``. Lock kinds in the order
             operators, family, peers, account, ledger, credential, code. The lock of the encryption
-            key may come anywhere: whoever takes it exclusively takes no other.
+            key may come anywhere: a transaction that locks it exclusively takes no other lock.
         shared: Take a shared lock, which conflicts only with exclusive ones.
     """
     if connection.dialect.name == "sqlite":

@@ -131,7 +131,7 @@ def _awaited(endpoint: Callable[..., Any]) -> Callable[..., Coroutine[Any, Any, 
 
 
 def _require_current(visit: Visit) -> None:
-    # Whoever has the set-up token has no key.
+    # A caller with the set-up token has no key.
     if visit.caller is not None:
         require_current(visit.home, visit.caller)
 

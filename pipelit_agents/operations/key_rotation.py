@@ -356,7 +356,8 @@ class Keys:
                 )
         with self._database.writing(durable=True) as connection:
             name_newest_key(connection, keyring)
-            # What is encrypted again is counted at the end, which a killed process doesn't reach.
+            # The entry with the number of values comes at the end, which a killed process doesn't
+            # reach.
             reason = f"the database's key is {keyring.fingerprint()} now"
             self._core.record(connection, by, "keys", "keys.rotate", reason)
 
