@@ -200,7 +200,7 @@ def _read(path: Path) -> bytes:
     # A pipe without a writer would be waited for, and some devices have no end. A pipe that has a
     # writer can be read only once, and each process reads its settings more than once.
     if not S_ISREG(path.stat().st_mode) and not path.is_dir():
-        raise OSError(errno.EINVAL, "it is no regular file")
+        raise OSError(errno.EINVAL, "it isn't a regular file")
     with path.open("rb") as file:
         content = file.read(_MAX_FILE_SIZE + 1)
     if len(content) > _MAX_FILE_SIZE:

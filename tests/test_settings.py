@@ -181,8 +181,8 @@ def _make_huge(path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (_make_pipe, "no regular file"),
-        (_make_endless, "no regular file"),
+        (_make_pipe, "isn't a regular file"),
+        (_make_endless, "isn't a regular file"),
         (_make_huge, "longer than a setting"),
         (Path.mkdir, "Is a directory"),
         (None, "null"),
