@@ -502,6 +502,7 @@ def test_the_fields_of_a_row_are_the_columns_in_their_order(pipelit: Pipelit) ->
     assert counted(database_of(pipelit))
 
 
+@pytest.mark.backends("sqlite")
 def test_a_connection_that_is_kept_holds_no_transaction(
     pipelit: Pipelit, database_url: str
 ) -> None:
