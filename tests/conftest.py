@@ -9,8 +9,8 @@ that a test doesn't depend on them.
 Of a test that is marked ``slow`` it runs one with a folder or four without, of the others all.
 ``@pytest.mark.all_cases`` keeps all cases of a test, and ``@pytest.mark.everywhere`` leaves a test,
 or a case, to a run with ``--everywhere``. The quick run, ``-m "not process"``, leaves out what is
-marked ``slow``, and runs one case of each test that needs a folder and four of each other test
-that isn't marked ``all_cases``.
+marked ``slow``, and runs one case of each test that needs a folder and two of each other test that
+isn't marked ``all_cases``.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ pytest_plugins = [
 BACKENDS = ("sqlite", "postgres", "redis")
 # What the quick run tries of each property, of each test with many cases and a folder, and of each
 # other test.
-QUICK_EXAMPLES, QUICK_CASES, QUICK_PLAIN = 10, 1, 4
-# The same for a run with --cases, of a test that takes a fifth of a second or more.
-SLOW_CASES = 1
+QUICK_EXAMPLES, QUICK_CASES, QUICK_PLAIN = 10, 1, 2
+# What a run with --cases runs of a test that takes a fifth of a second or more.
+SLOW_CASES, SLOW_PLAIN = 1, 4
 # What a run with --cases tries of each property.
 EXAMPLES = 30
 # When garbage is collected: after how many new objects, and every how many times in older ones.
@@ -128,7 +128,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     elif cases is not None:
         left_out.update(_cases_left_out(_without_all(run), cases))
         left_out.update(_cases_left_out(_without_all(slow), SLOW_CASES))
-        left_out.update(_cases_left_out(_without_all(slow), QUICK_PLAIN, with_folder=False))
+        left_out.update(_cases_left_out(_without_all(slow), SLOW_PLAIN, with_folder=False))
     if left_out:
         config.hook.pytest_deselected(items=[each for each in items if each in left_out])
         items[:] = [each for each in items if each not in left_out]

@@ -64,7 +64,7 @@ def test_long(): ...
         ),
         pytest.param(
             ["-m", "not process"],
-            {"plain": 4, "costly": 1, "stores": 3, "kept": 1},
+            {"plain": 2, "costly": 1, "stores": 3, "kept": 1},
             marks=pytest.mark.everywhere,
         ),
         pytest.param(

@@ -106,6 +106,7 @@ def test_no_name_drives_the_page(name: str) -> None:
     assert len(repr(drawn).splitlines()) == 3
 
 
+@pytest.mark.slow
 @settings(max_examples=25)
 @given(NAMES, st.data())
 def test_nodes_never_overlap(names: list[str], data: st.DataObject) -> None:

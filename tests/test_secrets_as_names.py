@@ -447,6 +447,7 @@ class Refusing:
         pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verdict", ["", "rejected", "limited", "locked"])
 def test_no_ledger_counts_or_records_a_secret(
     pipelit: Pipelit, settings: dict[str, Any], writer: Agent, verdict: Any

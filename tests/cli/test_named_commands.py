@@ -49,6 +49,7 @@ def missing(text: str) -> Iterator[str]:
                     yield f"{NAME}{words.strip()} {option}"
 
 
+@pytest.mark.slow
 def test_each_named_command_is_there() -> None:
     """In messages, fixes and help texts, and on the pages of the desk."""
     wrong = set()

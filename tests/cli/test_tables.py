@@ -209,6 +209,7 @@ def test_a_column_that_says_nothing_is_left_out(
     assert re.search(r"^ +b +none +yes$", shown, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_each_width_of_names_fits(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -57,6 +57,7 @@ async def answered(reader: asyncio.StreamReader) -> bytes:
         return b""
 
 
+@pytest.mark.slow
 async def test_headers_have_a_time(pipelit: Pipelit) -> None:
     """Who sends nothing, or a byte now and then, is cut off: first, and after an answer."""
     settings = DeskSettings(receive_timeout=0.1, _env_file=None)
@@ -207,6 +208,7 @@ async def test_all_connections_are_answered(pipelit: Pipelit) -> None:
         writer.close()
 
 
+@pytest.mark.slow
 async def test_a_handshake_is_bounded_too(pipelit: Pipelit, tmp_path: Path) -> None:
     """Who begins no TLS has a share of the connections, and a time; others are answered."""
     certificate = certify(tmp_path)

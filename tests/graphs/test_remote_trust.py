@@ -53,6 +53,7 @@ async def test_a_server_gets_no_cookie_kept() -> None:
         assert "cookie" not in client.build_request("GET", "/").headers
 
 
+@pytest.mark.slow
 async def test_a_server_is_checked_by_the_certificates_of_the_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

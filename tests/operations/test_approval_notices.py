@@ -636,6 +636,7 @@ def test_requesters_take_turns(pipelit: Pipelit, clock: Clock) -> None:
     assert [each.id for each in sent] == failing[4:7]
 
 
+@pytest.mark.slow
 def test_failing_requesters_together_keep_nobodys_notice_back(
     pipelit: Pipelit, clock: Clock
 ) -> None:

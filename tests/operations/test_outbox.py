@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pyotp
+import pytest
 from conftest import Clock
 from internals import database_of
 from sqlalchemy import text
@@ -17,6 +18,7 @@ from pipelit_agents import ApprovalNotice, Pipelit
 BACKENDS = ("sqlite", "postgres")
 
 
+@pytest.mark.slow
 def test_many_processes_share_a_round(
     pipelit: Pipelit, settings: dict[str, Any], clock: Clock
 ) -> None:

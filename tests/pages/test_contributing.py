@@ -288,6 +288,7 @@ def core_files() -> set[Path]:
     }
 
 
+@pytest.mark.slow
 def test_a_row_that_touches_the_core_has_a_star() -> None:
     """A change of the trusted core is reviewed by itself, so a row says whether it is one."""
     core = core_files()

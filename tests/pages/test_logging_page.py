@@ -205,6 +205,7 @@ def test_handlers_that_show_variables_show_no_key(
     assert not count(shown.getvalue())
 
 
+@pytest.mark.slow
 def test_variables_without_a_key_are_shown(in_a_node: Any) -> None:
     """An honest traceback keeps its local variables, and the Secret is shown masked."""
     shown = io.StringIO()

@@ -702,6 +702,7 @@ def test_inside_the_block_a_bare_reveal_is_guarded_all_the_same(keyed: Pipelit) 
 # The end
 
 
+@pytest.mark.slow
 def test_nothing_of_a_node_is_kept(keyed: Pipelit) -> None:
     """After the node, no object in the process that we made holds the plaintext."""
     unique = "sk-" + "unfindable"[::-1] + "-0987654321"

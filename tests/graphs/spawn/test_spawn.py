@@ -102,6 +102,7 @@ def the_error(graph: Any, given: Any, config: Any = None) -> SpawnError:
 # What is honest
 
 
+@pytest.mark.slow
 def test_fifty_children_of_one_identity(lead: Agent, researcher: Agent) -> None:
     """Fifty at once, of one agent: all verified, bound, and in task order."""
     graph = parent_of(lead, {NAME: verified_child(graph_of(), researcher)})
