@@ -289,15 +289,27 @@ def test_a_tool_that_raises_is_not_run_again(people: People, go: Run) -> None:
     assert tried == [90]
 
 
+class CancelledRun:
+    """A run that goes on after the approval, and that its own tool cancels."""
+
+    task: asyncio.Future[Any]
+
+    async def is_cancelled(self, graph: Any) -> None:
+        """Run a graph, and require that it ends as cancelled."""
+        self.task = asyncio.ensure_future(graph.ainvoke(None, THREAD))
+        with pytest.raises(asyncio.CancelledError):
+            await self.task
+
+
 def test_a_cancelled_tool_is_not_run_again(people: People) -> None:
     """A run that is cancelled while it pays may have paid."""
-    tried = []
+    tried, run = [], CancelledRun()
 
     @tool
     async def send_money(amount: int, to: str) -> str:
         """Pay somebody."""
         tried.append(amount)
-        task.cancel()
+        run.task.cancel()
         await asyncio.Event().wait()
         return "paid"
 
@@ -305,14 +317,7 @@ def test_a_cancelled_tool_is_not_run_again(people: People) -> None:
     arun(graph, start())
     people.approve()
 
-    async def cancelled() -> None:
-        nonlocal task
-        task = asyncio.ensure_future(graph.ainvoke(None, THREAD))
-        with pytest.raises(asyncio.CancelledError):
-            await task
-
-    task: Any = None
-    asyncio.run(cancelled())
+    asyncio.run(run.is_cancelled(graph))
     (words,) = told(arun(graph, None))
     assert "It isn't run again" in words
     assert tried == [90]
@@ -382,7 +387,7 @@ def test_a_result_that_nobody_gets_is_taken_back_once(late: bool) -> None:
 
 def test_what_a_cancelled_tool_ended_with_is_stored(people: People) -> None:
     """It is cancelled when it has paid, while no thread is free to write that down."""
-    busy = Event()
+    busy, run = Event(), CancelledRun()
 
     @tool
     async def send_money(amount: int, to: str) -> str:
@@ -391,7 +396,7 @@ def test_what_a_cancelled_tool_ended_with_is_stored(people: People) -> None:
         loop.set_default_executor(one)
         one.submit(busy.wait, 60)
         # When the tool's own steps are done: they wait for nothing.
-        loop.call_soon(loop.call_soon, loop.call_soon, task.cancel)
+        loop.call_soon(loop.call_soon, loop.call_soon, run.task.cancel)
         return "paid"
 
     graph = node_of(approved_tool(people.pipelit, send_money, Approvers(["alice"])))
@@ -399,13 +404,9 @@ def test_what_a_cancelled_tool_ended_with_is_stored(people: People) -> None:
     people.approve()
 
     async def cancelled() -> None:
-        nonlocal task
-        task = asyncio.ensure_future(graph.ainvoke(None, THREAD))
-        with pytest.raises(asyncio.CancelledError):
-            await task
+        await run.is_cancelled(graph)
         busy.set()
 
-    task: Any = None
     one = ThreadPoolExecutor(1)
     asyncio.run(cancelled())
     assert told(arun(graph, None)) == ["paid"]

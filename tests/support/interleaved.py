@@ -9,12 +9,9 @@ from threading import Event
 from typing import Any
 
 import psycopg
-import pytest
-from internals import database_of
-from sqlalchemy import event
+from statements import before_each_statement
 
 from pipelit_agents import Pipelit
-from pipelit_agents.database.fast_path import Query, Statement
 
 _WAITING = (
     "SELECT count(*) FROM pg_stat_activity "
@@ -42,34 +39,18 @@ class Halt:
 
 @contextmanager
 def halted_before(pipelit: Pipelit, words: str) -> Iterator[Halt]:
-    """Halt the first statement of a Pipelit that has these words.
-
-    A statement of the fast path, which doesn't know its Pipelit, is halted whosever it is.
-    """
+    """Halt the first statement of a Pipelit that has these words."""
     halt = Halt()
 
-    def before(_c: Any, _cursor: Any, statement: str, *_: Any) -> None:
+    def stand(statement: str) -> None:
         if words in statement:
             halt.stand()
 
-    def halting(run: Any) -> Any:
-        def halted(statement: Statement, *given: Any) -> Any:
-            if words in statement.sql:
-                halt.stand()
-            return run(statement, *given)
-
-        return halted
-
-    engine = database_of(pipelit).engine
-    event.listen(engine, "before_cursor_execute", before)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Query, "fetch_by", halting(Query.fetch_by))
-        patch.setattr(Statement, "write", halting(Statement.write))
+    with before_each_statement(pipelit, stand):
         try:
             yield halt
         finally:
             halt.release()
-    event.remove(engine, "before_cursor_execute", before)
 
 
 def interleaved(
