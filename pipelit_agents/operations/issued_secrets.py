@@ -66,7 +66,7 @@ class IssuedSecrets:
     def update_keys(self, name: str, keys: Mapping[str, DeclaredKey]) -> None:
         """Issue the declared keys that no file has, and revoke those of their names."""
         found = self._users.list_api_keys_in(self._connection, name)
-        now = datetime.fromtimestamp(self._core.shared_now(self._connection), UTC)
+        now = self._now()
         for key_name, declared in keys.items():
             living = {
                 each.id: each
@@ -174,10 +174,10 @@ class IssuedSecrets:
     def _expiry(self, declared: DeclaredKey) -> datetime | None:
         if declared.expires_in is None:
             return declared.expires_at
-        return (
-            datetime.fromtimestamp(self._core.shared_now(self._connection), UTC)
-            + declared.expires_in
-        )
+        return self._now() + declared.expires_in
+
+    def _now(self) -> datetime:
+        return datetime.fromtimestamp(self._core.shared_now(self._connection), UTC)
 
 
 def _key_file(account: str, key: str) -> str:

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 
 import httpx
 
-from pipelit_agents._bounds import require_seconds
+from pipelit_agents._bounds import require_flag, require_seconds
 from pipelit_agents._discretion import discreet
 from pipelit_agents._words import quoted
 from pipelit_agents.credentials.bounded_http import MAX_TIME, bounded
@@ -103,8 +103,7 @@ class Webhook:
         if len(self.url) > _MAX_URL:
             raise ValueError(f"url must be at most {_MAX_URL:,} characters")
         require_reference("secret", self.secret)
-        if not isinstance(self.include_arguments, bool):
-            raise TypeError("include_arguments must be True or False")
+        require_flag(self.include_arguments, "include_arguments")
         require_seconds(self.timeout, "timeout", most=MAX_TIME)
 
     @property
